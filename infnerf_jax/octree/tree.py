@@ -9,13 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A permanent key packs the level above the Morton code: 5 + 57 bits, levels
-# up to 19 with 3 bits a level; deeper trees carry on in the spare bits.
-_LEVEL_SHIFT = 63 - 5
-MAX_LEVEL = 19
-
-# Above the octree's bits only strays of data can be; a box is never empty.
-_OCTANT_BITS = np.array([[o >> 2 & 1, o >> 1 & 1, o & 1] for o in range(8)])
+# A permanent key is the Morton code behind a leading one, whose place gives
+# the level: 3 bits a level in a signed 64-bit integer.
+MAX_LEVEL = 20
 
 
 class Octree(NamedTuple):
@@ -67,7 +63,7 @@ def morton_code(coord) -> np.ndarray:
   """Interleaves the bits of integer cells, x most significant.
 
   Args:
-    coord: [..., 3] non-negative integers below 2**19.
+    coord: [..., 3] non-negative integers below 2**20.
 
   Returns:
     [...] int64; the last three bits are the octant within the parent.
@@ -84,28 +80,31 @@ def node_key(level, coord) -> np.ndarray:
   """Permanent 64-bit name of nodes: level and Morton code.
 
   Args:
-    level: [...] integers up to 19.
+    level: [...] integers up to 20.
     coord: [..., 3] integer cells at that level.
 
   Returns:
-    [...] int64, unique over the infinite octree below one root.
+    [...] int64, unique over all octrees below one root; children sort behind
+    their parents.
   """
   level = np.asarray(level, np.int64)
   if np.any(level > MAX_LEVEL):
     raise ValueError(f'node_key: got level {level.max()}, at most {MAX_LEVEL}')
-  return level << _LEVEL_SHIFT | morton_code(coord)
+  return np.int64(1) << 3 * level | morton_code(coord)
 
 
 def key_level_coord(key) -> tuple[np.ndarray, np.ndarray]:
-  """Inverse of `node_key`: ([...] level, [..., 3] coord)."""
+  """Inverse of `node_key`: ([...] level, [..., 3] coord), int32."""
   key = np.asarray(key, np.int64)
-  level = (key >> _LEVEL_SHIFT).astype(np.int32)
+  level = np.zeros(key.shape, np.int32)
+  for deeper in range(1, MAX_LEVEL + 1):
+    level += key >> 3 * deeper > 0
+  code = key - (np.int64(1) << 3 * level.astype(np.int64))
   coord = np.zeros(key.shape + (3,), np.int32)
   for bit in range(MAX_LEVEL):
     for axis in range(3):
-      coord[..., axis] |= (key >> (3 * bit + 2 - axis) & 1).astype(
-          np.int32
-      ) << bit
+      digit = (code >> (3 * bit + 2 - axis) & 1).astype(np.int32)
+      coord[..., axis] |= digit << bit
   return level, coord
 
 
