@@ -86,9 +86,21 @@ def device_cameras(
   return cameras_lib.to_device(cameras, octree.root_min, octree.side)
 
 
+@jax.custom_jvp
 def trunc_exp(raw):
-  """exp whose argument is held below 15, so that gradients stay finite."""
+  """exp whose argument is held below 15, in its derivative too.
+
+  The derivative is that of exp at the held argument, not zero, so that a
+  density that overshot can come back.
+  """
   return jnp.exp(jnp.minimum(raw, 15.0))
+
+
+@trunc_exp.defjvp
+def _trunc_exp_jvp(primals, tangents):
+  (raw,), (tangent,) = primals, tangents
+  value = jnp.exp(jnp.minimum(raw, 15.0))
+  return value, value * tangent
 
 
 def density(raw, spec: ModelSpec):

@@ -1,0 +1,308 @@
+"""Renders rays through an octree of node fields.
+
+Every sample goes to the node that its footprint asks for; densities of
+earlier sampling rounds come from the same octree, without gradient
+(self-proposals), and place the samples of the next.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.models import directions as directions_lib
+from infnerf_jax.models import scene_model
+from infnerf_jax.octree import levels as levels_lib
+from infnerf_jax.render import sampling
+from kernels.composite import api as composite_op
+from kernels.locate import api as locate_op
+from kernels.node_field import api as node_field
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderOptions:
+  """How rays are sampled and composited (static).
+
+  Attributes:
+    num_samples: samples of each sampling round; the last is composited.
+    near: metres, in units of h (half the root's side).
+    far: likewise.
+    clip_to_box: whether the points' box bounds the rays.
+    weight_power: anneal power on the weights of a round (0.9 in the paper).
+    padding: share of a uniform histogram mixed into each round's weights.
+    level_policy: footprint to level.
+    proposal_bias: octaves by which proposals are coarser than the last round.
+  """
+
+  num_samples: tuple[int, ...] = (64, 32)
+  near: float = 0.03
+  far: float = 1000.0
+  clip_to_box: bool = True
+  weight_power: float = 0.9
+  padding: float = 0.01
+  level_policy: levels_lib.LevelPolicy = levels_lib.determine_lod_level
+  proposal_bias: float = 0.0
+
+
+class Samples(NamedTuple):
+  """Located samples of one round.
+
+  Attributes:
+    tdist: [R, S + 1] metres, interval ends.
+    sdist: [R, S + 1] normalised.
+    t: [R, S] metres, midpoints.
+    position: [R, S, 3] in the node's own box.
+    slot: [R, S] int32.
+    node_id: [R, S] int32.
+    level: [R, S] int32 of the evaluated node.
+  """
+
+  tdist: jax.Array
+  sdist: jax.Array
+  t: jax.Array
+  position: jax.Array
+  slot: jax.Array
+  node_id: jax.Array
+  level: jax.Array
+
+
+class RayColors(NamedTuple):
+  """What a ray's pixel shows.
+
+  Attributes:
+    rgb: [R, 3], without background (add `(1 - opacity) * background`).
+    distance: [R, 1] metres along the ray, the weights' mean; far where the
+      ray meets nothing.
+    opacity: [R, 1].
+    weights: [R, S].
+    samples: Samples of the last round.
+    density: [R, S] per metre.
+  """
+
+  rgb: jax.Array
+  distance: jax.Array
+  opacity: jax.Array
+  weights: jax.Array
+  samples: Samples
+  density: jax.Array
+
+
+def locate_samples(
+    key,
+    model: scene_model.SceneModel,
+    spec: scene_model.ModelSpec,
+    rays: cameras_lib.Rays,
+    t,
+    *,
+    policy: levels_lib.LevelPolicy,
+    bias: float = 0.0,
+):
+  """Chooses the node of every sample.
+
+  Args:
+    key: PRNG key of the radius perturbation (training), or None.
+    model: scene.
+    spec: static facts.
+    rays: [R].
+    t: [R, S] metres.
+    policy: footprint to level.
+    bias: octaves, coarser when positive.
+
+  Returns:
+    (node_id, slot, level, position) as `kernels.locate` gives them.
+  """
+  footprint = rays.base_radius + t * rays.cone_slope
+  if key is not None:
+    # Neighbouring levels agree where they meet if both see either's samples
+    # (radius perturbation, InfNeRF section 3.4).
+    footprint *= 2.0 ** jax.random.uniform(key, t.shape, minval=-0.5, maxval=0.5)
+  if bias:
+    footprint *= 2.0**bias
+  target = policy(
+      footprint, root_gsd=spec.root_gsd, max_level=spec.max_level
+  )
+  return locate_op.locate(
+      rays.origins,
+      rays.origins_lo,
+      rays.directions,
+      t,
+      target,
+      model.tree.children,
+      model.tree.slot_of_node,
+      root_side=spec.root_side,
+      max_level=spec.max_level,
+      implementation=spec.implementation,
+  )
+
+
+def _locate_round(key, model, spec, rays, sdist, limits, options, bias):
+  """Samples of one round from normalised interval ends."""
+  tdist = sampling.s_to_t(sdist, *limits, spec.half_side)
+  t = 0.5 * (tdist[..., 1:] + tdist[..., :-1])
+  node_id, slot, level, position = locate_samples(
+      key, model, spec, rays, t, policy=options.level_policy, bias=bias
+  )
+  # A ray that misses the box has no length; its samples cost nothing.
+  empty = limits[1] <= limits[0]
+  slot = jnp.where(empty, -1, slot)
+  return Samples(tdist, sdist, t, position, slot, node_id, level)
+
+
+def _proposal_weights(model, spec, samples):
+  """[R, S] weights of a proposal round, from densities alone."""
+  raw = node_field.node_density(
+      model.nodes,
+      samples.position.reshape(-1, 3),
+      samples.slot.reshape(-1),
+      spec=spec.field,
+      implementation=spec.implementation,
+  ).reshape(samples.t.shape)
+  density = scene_model.density(raw, spec)
+  density = jnp.where(samples.slot < 0, 0.0, density)
+  delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
+  return composite_op.alpha_weights(density, delta)
+
+
+def place_samples(
+    key,
+    model: scene_model.SceneModel,
+    spec: scene_model.ModelSpec,
+    rays: cameras_lib.Rays,
+    options: RenderOptions,
+    *,
+    weight_power=None,
+) -> Samples:
+  """All sampling rounds but the last one's colours; no gradient flows.
+
+  Args:
+    key: PRNG key in training, None for deterministic samples.
+    model: scene.
+    spec: static facts.
+    rays: [R].
+    options: sampling.
+    weight_power: overrides the options' power (annealing); scalar.
+
+  Returns:
+    Samples of the last round.
+  """
+  model = jax.lax.stop_gradient(model)
+  h = spec.half_side
+  limits = sampling.ray_limits(
+      rays,
+      model.sample_aabb,
+      near=options.near * h,
+      far=options.far * h,
+      root_side=spec.root_side,
+      clip_to_box=options.clip_to_box,
+  )
+  power = options.weight_power if weight_power is None else weight_power
+  rounds = len(options.num_samples)
+  keys = [None] * (2 * rounds) if key is None else jax.random.split(key, 2 * rounds)
+  shape = rays.cone_slope.shape[:-1]
+  sdist = sampling.stratified(keys[0], shape, options.num_samples[0])
+  for i in range(rounds):
+    last = i == rounds - 1
+    bias = 0.0 if last else options.proposal_bias
+    samples = _locate_round(
+        keys[2 * i + 1], model, spec, rays, sdist, limits, options, bias
+    )
+    if not last:
+      weights = _proposal_weights(model, spec, samples)
+      sdist = sampling.resample(
+          keys[2 * i + 2],
+          sdist,
+          weights,
+          options.num_samples[i + 1],
+          anneal=power,
+          padding=options.padding,
+      )
+  return jax.lax.stop_gradient(samples)
+
+
+def ray_inputs(rays: cameras_lib.Rays, appearance):
+  """[R, D] inputs of the colour MLP that a ray's samples share.
+
+  Args:
+    rays: [R].
+    appearance: [R, A] embedding, A may be 0.
+  """
+  harmonics = directions_lib.spherical_harmonics(rays.directions)
+  return jnp.concatenate([harmonics, appearance], axis=-1)
+
+
+def shade_samples(
+    model: scene_model.SceneModel,
+    spec: scene_model.ModelSpec,
+    samples: Samples,
+    inputs,
+    *,
+    probe=None,
+) -> RayColors:
+  """Evaluates and composites the samples of the last round (differentiable).
+
+  Args:
+    model: scene.
+    spec: static facts.
+    samples: [R, S].
+    inputs: [R, D], see `ray_inputs`.
+    probe: [L, R * S, F] zeros whose cotangent is the gradient of the encoded
+      features, or None.
+
+  Returns:
+    RayColors.
+  """
+  num_rays, num_samples = samples.t.shape
+  ray_idx = jnp.repeat(
+      jnp.arange(num_rays, dtype=jnp.int32),
+      num_samples,
+      total_repeat_length=num_rays * num_samples,
+  )
+  raw, rgb = node_field.node_field(
+      model.nodes,
+      samples.position.reshape(-1, 3),
+      samples.slot.reshape(-1),
+      ray_idx,
+      inputs,
+      spec=spec.field,
+      probe=probe,
+      implementation=spec.implementation,
+  )
+  density = scene_model.density(raw.reshape(num_rays, num_samples), spec)
+  density = jnp.where(samples.slot < 0, 0.0, density)
+  delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
+  weights = composite_op.alpha_weights(density, delta)
+  opacity = jnp.sum(weights, axis=-1, keepdims=True)
+  color = jnp.sum(
+      weights[..., None] * rgb.reshape(num_rays, num_samples, 3), axis=-2
+  )
+  distance = jnp.sum(weights * samples.t, axis=-1, keepdims=True)
+  distance += (1 - opacity) * samples.tdist[..., -1:]
+  return RayColors(color, distance, opacity, weights, samples, density)
+
+
+def render_rays(
+    model: scene_model.SceneModel,
+    spec: scene_model.ModelSpec,
+    rays: cameras_lib.Rays,
+    appearance,
+    options: RenderOptions = RenderOptions(),
+    *,
+    key=None,
+) -> RayColors:
+  """Renders rays; deterministic unless a key is given.
+
+  Args:
+    model: scene.
+    spec: static facts.
+    rays: [R].
+    appearance: [R, A] embedding of every ray.
+    options: sampling.
+    key: PRNG key for jittered samples and footprints (training only).
+
+  Returns:
+    RayColors.
+  """
+  samples = place_samples(key, model, spec, rays, options)
+  return shade_samples(model, spec, samples, ray_inputs(rays, appearance))
