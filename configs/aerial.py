@@ -1,0 +1,28 @@
+"""Any drone capture: nadir or oblique, tens to thousands of photos.
+
+  python -m experiments.train --config=configs/aerial.py --workdir=DIR \
+      --config.data.path=SCENE
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Config; `arg` may set `quicktest` or `steps`."""
+  values = common.parse_arg(arg, quicktest=False, steps=4000)
+  config = common.base()
+  config.num_steps = values.steps
+  config.field.log2_table_size = 16
+  if values.quicktest:
+    config.num_steps = 40
+    config.batch_size = 256
+    config.sampling.num_samples = (24, 12)
+    config.field.log2_table_size = 12
+    config.data.max_width = 125
+  return config
+
+
+def sweep(add):
+  """Grid sizes: how the tree's shape trades against speed."""
+  for target_depth in (2, 3, 4):
+    add(target_depth=target_depth)

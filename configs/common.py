@@ -1,0 +1,133 @@
+"""The fields of every config, with units, and the parser of `:name=value`.
+
+Configs import no jax: launching a sweep must stay cheap.
+"""
+
+import ml_collections
+
+from infnerf_jax import errors
+
+
+def base() -> ml_collections.ConfigDict:
+  """All fields with their defaults; configs change what they need."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  # Training length is steps, never a clock: runs repeat to the bit.
+  config.num_steps = 2000
+  config.batch_size = 2048  # rays a step (paper: 65,536; released code: 4,096)
+  config.ray_microbatch = 0  # rays whose gradients are taken at once; 0: all
+  config.checkpoint_every = 1000  # steps
+  config.checkpoints_kept = 2
+  config.eval_every = 0  # steps between validation scores; 0: never
+  config.preview_every = 1000  # steps between preview pictures; 0: never
+  config.max_memory_gb = 0.0  # cap of what rendering holds; 0: no cap
+  config.implementation = ''  # kernels: '' best, 'native', 'xla', 'reference'
+
+  config.data = data = ml_collections.ConfigDict()
+  data.path = ''  # scene folder; '': the procedural city described in `city`
+  data.downscale = 0.0  # full-size pixels per training pixel; 0: see max_width
+  data.max_width = 500  # pixels; what an automatic downscale aims at
+  data.cache_gb = 20.0  # decoded photos kept beside the workdir
+  data.pyramid_ray_share = (0.7, 0.15, 0.1, 0.05)  # of rays, by level
+  data.test_every = 8  # every 8th usable photo by name is a test photo
+  data.test_list = ''  # file of names; overrides test_every
+  data.train_list = ''  # file of names
+  data.validation_every = 0  # of the training photos; 0: no validation split
+  data.max_damaged_fraction = 0.1  # of photos that cannot be decoded
+
+  # Octree (names of the paper's description). Lengths are metres.
+  config.num_pyramid_levels = 4
+  config.max_depth = 8
+  config.grid_size = 0  # cells a node (paper: 2048); 0: from target_depth
+  config.target_depth = 3  # deepest level an automatic grid_size aims at
+  config.max_gsd = 0.0  # the root's node_gsd; 0: from the root's side
+  config.min_gsd = 0.0  # no level is finer; 0: no limit
+  config.scene_bound = 0.0  # half the root's side; 0: from the points
+  config.use_pruning = True
+  config.min_points = 0
+  config.min_cameras = 3
+  config.max_nodes = 4096
+  config.num_slots = 0  # capacity of the node pool; 0: the nodes of the tree
+
+  config.field = field = ml_collections.ConfigDict()
+  field.num_grid_scales = 8  # paper: 16
+  field.log2_table_size = 16  # paper: 19
+  field.num_features = 2
+  field.base_resolution = 16
+  field.hidden_width = 64
+  field.num_geometry = 15
+  field.appearance_dim = 32
+
+  config.sampling = sampling = ml_collections.ConfigDict()
+  sampling.num_samples = (64, 32)  # reference: (192, 96, 48)
+  sampling.near = 0.03  # of h, half the root's side
+  sampling.far = 1000.0  # of h
+  sampling.clip_to_box = True  # rays end at the points' box
+  sampling.weight_power = 0.9
+  sampling.padding = 0.01  # uniform share in every round's weights
+  sampling.anneal_steps = 500
+  sampling.level_bias = 0.0  # octaves; positive is coarser
+  sampling.proposal_bias = 0.0  # octaves by which proposals are coarser
+
+  config.lambda_rgb = 1.0
+  config.lambda_distortion = 0.002
+  config.lambda_regularization = 1e-4  # level consistency (reference: 0.01)
+  config.lambda_transparency = 0.001
+  config.num_prior_nodes = 4
+  config.num_prior_points = 32  # in each node (reference: 2048)
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  optimizer.lr_initial = 2e-2  # paper: 1e-2
+  optimizer.lr_final = 1e-3  # paper: 1e-4
+  optimizer.lr_decay_steps = 0  # 0: num_steps
+  optimizer.lr_warmup_steps = 0
+  optimizer.lr_appearance_factor = 0.1
+  optimizer.adam_b1 = 0.9
+  optimizer.adam_b2 = 0.99
+  optimizer.adam_eps = 1e-15
+  optimizer.max_skipped_in_row = 10  # non-finite steps before the run stops
+
+  config.background = (0.0, 0.0, 0.0)  # of evaluation; training draws it
+  config.random_background = True
+
+  config.logging = logging = ml_collections.ConfigDict()
+  logging.log_every = 50  # steps
+  logging.tensorboard = False
+  logging.wandb_project = ''  # Weights & Biases; '': off
+  return config
+
+
+def parse_arg(arg: str | None, **defaults):
+  """Parses `name=value,name=value` behind a config's path.
+
+  Args:
+    arg: what stands behind the colon; a bare name sets it to True.
+    **defaults: every name that is allowed, with its default; values are
+      converted to the default's type.
+
+  Returns:
+    ConfigDict of names and values.
+
+  Raises:
+    InputError: an unknown name or a value of the wrong type.
+  """
+  values = dict(defaults)
+  for part in filter(None, (arg or '').split(',')):
+    name, _, text = part.partition('=')
+    if name not in defaults:
+      known = ', '.join(sorted(defaults))
+      raise errors.InputError(
+          f'config argument {name!r}: unknown, expected one of {known}'
+      )
+    kind = type(defaults[name])
+    try:
+      if kind is bool:
+        values[name] = {'': True, 'true': True, '1': True, 'false': False,
+                        '0': False}[text.lower()]
+      else:
+        values[name] = kind(text)
+    except (KeyError, ValueError):
+      raise errors.InputError(
+          f'config argument {name}: got {text!r}, expected {kind.__name__}'
+      ) from None
+  return ml_collections.ConfigDict(values)

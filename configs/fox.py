@@ -1,0 +1,29 @@
+"""instant-ngp's fox: 50 frames of a phone video, indoors, at quarter size.
+
+  python -m experiments.train --config=configs/fox.py --workdir=DIR \
+      --config.data.path=FOX
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Config; `arg` may set `quicktest` or `steps`."""
+  values = common.parse_arg(arg, quicktest=False, steps=4000)
+  config = common.base()
+  config.num_steps = values.steps
+  config.data.downscale = 4.0
+  config.sampling.clip_to_box = False
+  if values.quicktest:
+    config.num_steps = 40
+    config.batch_size = 256
+    config.sampling.num_samples = (24, 12)
+    config.field.log2_table_size = 12
+    config.data.downscale = 16.0
+  return config
+
+
+def sweep(add):
+  """Learning rates."""
+  for lr_initial in (1e-2, 2e-2, 4e-2):
+    add(**{'optimizer.lr_initial': lr_initial})

@@ -1,0 +1,45 @@
+"""The embedded default: a procedural city, made by the project itself.
+
+  python -m experiments.train --config=configs/quickstart.py --workdir=DIR
+
+`:quicktest` is a run of seconds for tests.
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+  """Config; `arg` may set `quicktest`, `extent` (metres) or `photos`."""
+  values = common.parse_arg(arg, quicktest=False, extent=120.0, photos=72)
+  config = common.base()
+  config.data.city = {
+      'extent': values.extent,
+      'seed': 0,
+      'num_photos': values.photos,
+      'exposure_variation': 0.0,
+  }
+  config.num_steps = 4000
+  config.field.appearance_dim = 8
+  if values.quicktest:
+    config.data.city.num_photos = 12
+    config.data.downscale = 4.0
+    config.num_pyramid_levels = 2
+    config.data.pyramid_ray_share = (0.8, 0.2)
+    config.num_steps = 40
+    config.batch_size = 256
+    config.sampling.num_samples = (24, 12)
+    config.field.log2_table_size = 12
+    config.field.num_grid_scales = 4
+    config.field.hidden_width = 16
+    config.target_depth = 2
+    config.checkpoint_every = 20
+    config.preview_every = 20
+    config.logging.log_every = 10
+  return config
+
+
+def sweep(add):
+  """The ablations of README's table."""
+  add(max_depth=0)
+  add(lambda_regularization=0.0)
+  add(lambda_transparency=0.0)

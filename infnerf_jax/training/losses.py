@@ -1,0 +1,76 @@
+"""Losses of training; each is a mean, so that weights do not depend on sizes."""
+
+import jax
+import jax.numpy as jnp
+
+
+def photometric_loss(rgb, target, valid):
+  """Mean squared error over valid rays.
+
+  Args:
+    rgb: [R, 3].
+    target: [R, 3].
+    valid: [R] bool; masked pixels are left out.
+
+  Returns:
+    Scalar.
+  """
+  error = jnp.sum((rgb - target) ** 2, axis=-1)
+  error = jnp.where(valid, error, 0.0)
+  return jnp.sum(error) / jnp.maximum(3 * jnp.sum(valid), 1)
+
+
+def distortion_loss(sdist, weights):
+  """Gathers a ray's weights at one place (mip-NeRF 360, equation 15).
+
+  The double sum over pairs is two running sums, since intervals are sorted.
+
+  Args:
+    sdist: [R, S + 1] normalised interval ends.
+    weights: [R, S].
+
+  Returns:
+    Scalar, mean over rays.
+  """
+  middle = 0.5 * (sdist[..., 1:] + sdist[..., :-1])
+  width = sdist[..., 1:] - sdist[..., :-1]
+  weighted = weights * middle
+  before = jnp.cumsum(weights, axis=-1) - weights
+  moment_before = jnp.cumsum(weighted, axis=-1) - weighted
+  # Each unordered pair counts twice in the double sum.
+  between = 2 * jnp.sum(weighted * before - weights * moment_before, axis=-1)
+  within = jnp.sum(weights**2 * width, axis=-1) / 3
+  return jnp.mean(between + within)
+
+
+def level_consistency_loss(parent_transparency, child_transparency, valid):
+  """A parent is as transparent as its child is on average there.
+
+  Args:
+    parent_transparency: [K] `exp(-density * h)` of parents at points.
+    child_transparency: [K, 7] of the child at the point and at its six
+      neighbours a child's node_gsd away.
+    valid: [K] bool; False where the child does not exist.
+
+  Returns:
+    Scalar.
+  """
+  error = (parent_transparency - jnp.mean(child_transparency, axis=-1)) ** 2
+  return jnp.sum(jnp.where(valid, error, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
+
+
+def transparency_loss(transparency):
+  """Prior towards empty space: mean of `1 - exp(-density * h)`.
+
+  Args:
+    transparency: [K].
+
+  Returns:
+    Scalar.
+  """
+  return jnp.mean(1 - transparency)
+
+
+def psnr_of_mse(mse):
+  """Peak signal-to-noise ratio in dB of a mean squared error in [0, 1]."""
+  return -10 / jnp.log(10.0) * jnp.log(jnp.maximum(mse, 1e-12))
