@@ -165,7 +165,7 @@ def _proposal_weights(model, spec, samples):
   return composite_op.alpha_weights(density, delta)
 
 
-def place_samples(
+def sampling_rounds(
     key,
     model: scene_model.SceneModel,
     spec: scene_model.ModelSpec,
@@ -173,7 +173,7 @@ def place_samples(
     options: RenderOptions,
     *,
     weight_power=None,
-) -> Samples:
+) -> tuple[Samples, ...]:
   """All sampling rounds but the last one's colours; no gradient flows.
 
   Args:
@@ -185,7 +185,7 @@ def place_samples(
     weight_power: overrides the options' power (annealing); scalar.
 
   Returns:
-    Samples of the last round.
+    Samples of every round; the last are to be composited.
   """
   model = jax.lax.stop_gradient(model)
   h = spec.half_side
@@ -202,12 +202,14 @@ def place_samples(
   keys = [None] * (2 * rounds) if key is None else jax.random.split(key, 2 * rounds)
   shape = rays.cone_slope.shape[:-1]
   sdist = sampling.stratified(keys[0], shape, options.num_samples[0])
+  placed = []
   for i in range(rounds):
     last = i == rounds - 1
     bias = 0.0 if last else options.proposal_bias
     samples = _locate_round(
         keys[2 * i + 1], model, spec, rays, sdist, limits, options, bias
     )
+    placed.append(samples)
     if not last:
       weights = _proposal_weights(model, spec, samples)
       sdist = sampling.resample(
@@ -218,7 +220,22 @@ def place_samples(
           anneal=power,
           padding=options.padding,
       )
-  return jax.lax.stop_gradient(samples)
+  return jax.lax.stop_gradient(tuple(placed))
+
+
+def place_samples(
+    key,
+    model: scene_model.SceneModel,
+    spec: scene_model.ModelSpec,
+    rays: cameras_lib.Rays,
+    options: RenderOptions,
+    *,
+    weight_power=None,
+) -> Samples:
+  """Samples of the last round; arguments as `sampling_rounds` takes them."""
+  return sampling_rounds(
+      key, model, spec, rays, options, weight_power=weight_power
+  )[-1]
 
 
 def ray_inputs(rays: cameras_lib.Rays, appearance):

@@ -62,7 +62,9 @@ def ray_limits(
   high = jnp.full(shape, far, jnp.float32)
   if not clip_to_box:
     return low, high
-  enter, leave = boxes.ray_aabb(rays.origins, rays.directions, aabb)
+  # An orthographic ray's place in the picture is in the low part.
+  origins = rays.origins + rays.origins_lo
+  enter, leave = boxes.ray_aabb(origins, rays.directions, aabb)
   low = jnp.maximum(low, enter * root_side)
   high = jnp.minimum(high, leave * root_side)
   return low, jnp.maximum(high, low)
