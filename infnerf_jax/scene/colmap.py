@@ -12,7 +12,13 @@ import numpy as np
 import pycolmap
 
 from infnerf_jax import errors
-from infnerf_jax.scene import camera_models, photo_files, scene, validate
+from infnerf_jax.scene import (
+    camera_models,
+    colmap_check,
+    photo_files,
+    scene,
+    validate,
+)
 
 
 def find_models(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -56,6 +62,8 @@ def _photo_folder(folder: pathlib.Path, model: pathlib.Path) -> pathlib.Path:
 
 
 def _reconstruction(model: pathlib.Path) -> pycolmap.Reconstruction:
+  if _stem(model) == '.bin':
+    colmap_check.check_binary(model)
   try:
     return pycolmap.Reconstruction(str(model))
   except Exception as error:  # pycolmap raises ValueError, RuntimeError, ...

@@ -20,6 +20,7 @@ from infnerf_jax.scene import camera_models, photo_files, ply, validate
 FILE = 'transforms.json'
 _OPENGL_TO_OURS = np.diag([1.0, -1.0, -1.0, 1.0])
 _FRAME_FIELDS = ('applied_transform', 'applied_scale')
+_RATIONAL = ('k1', 'k2', 'p1', 'p2', 'k3', 'k4', 'k5', 'k6')
 _FISHEYE = (
     'OPENCV_FISHEYE',
     'FISHEYE',
@@ -65,9 +66,7 @@ def read(source: pathlib.Path) -> validate.Draft:
   lenses, sizes, poses = [], [], []
   for row, photo_size in zip(found.rows, found.sizes, strict=True):
     where = f'{source}: photo {names[row]}'
-    lens, size = _lens(
-        {**content, **frames[row]}, frames[row], photo_size, where
-    )
+    lens, size = _lens(content, frames[row], photo_size, where)
     lenses.append(lens)
     sizes.append(size)
     poses.append(_pose(frames[row], where))
@@ -112,8 +111,9 @@ def _pose(frame, where) -> np.ndarray:
   return pose @ _OPENGL_TO_OURS
 
 
-def _lens(fields, frame, photo_size, where):
+def _lens(content, frame, photo_size, where):
   """(lens, (width, height)) of a frame; its own fields go before the file's."""
+  fields = {**content, **frame}
   get = lambda name, default: validate.number(
       fields.get(name, default), where=f'{where}: {name}'
   )
@@ -121,34 +121,26 @@ def _lens(fields, frame, photo_size, where):
       validate.size(fields.get(name, int(pixels)), where=f'{where}: {name}')
       for name, pixels in zip('wh', photo_size, strict=True)
   )
-  fx, fy = _focal(fields, frame, size, where)
-  intrinsics = np.array(
-      [fx, fy, get('cx', size[0] / 2), get('cy', size[1] / 2)], np.float64
-  )
-  projection, names = _coefficients(fields, where)
-  distortion = np.zeros(cameras_lib.NUM_DISTORTION)
-  distortion[: len(names)] = [get(name, 0.0) for name in names]
-  return camera_models.Lens(projection, intrinsics, distortion), size
-
-
-def _focal(fields, frame, size, where) -> tuple[float, float]:
-  """Focal lengths in pixels: fl_x, or an angle of view; y defaults to x."""
-  focal = []
-  for axis, pixels in zip('xy', size, strict=True):
-    # A frame's own angle goes before the file's focal length.
-    for source in (frame, fields):
-      value = _axis_focal(source, axis, pixels, where)
-      if value is not None:
-        break
-    if axis == 'y' and 'fl_x' in frame and value is not None:
-      own = _axis_focal(frame, 'y', pixels, where)
-      value = focal[0] if own is None else own
-    focal.append(value)
-  fx, fy = focal
-  if fx is None and fy is None:
+  # A frame that states any focal length or angle leaves out the file's.
+  focal = _focal(frame, size, where) or _focal(content, size, where)
+  if focal is None:
     raise errors.InputError(
         f'{where}: fl_x: got nothing, expected fl_x or camera_angle_x'
     )
+  center = (get('cx', size[0] / 2), get('cy', size[1] / 2))
+  projection, names = _coefficients(fields, where)
+  distortion = np.zeros(cameras_lib.NUM_DISTORTION)
+  distortion[: len(names)] = [get(name, 0.0) for name in names]
+  intrinsics = np.array([*focal, *center], np.float64)
+  return camera_models.Lens(projection, intrinsics, distortion), size
+
+
+def _focal(fields, size, where) -> tuple[float, float] | None:
+  """(fx, fy) in pixels, one for both where the other is not given."""
+  fx = _axis_focal(fields, 'x', size[0], where)
+  fy = _axis_focal(fields, 'y', size[1], where)
+  if fx is None and fy is None:
+    return None
   return (fy if fx is None else fx), (fx if fy is None else fy)
 
 
@@ -174,35 +166,23 @@ def _axis_focal(fields, axis, pixels, where) -> float | None:
 def _coefficients(fields, where):
   """(projection, names of the coefficients in our table's order)."""
   model = str(fields.get('camera_model', 'OPENCV')).upper()
-  fisheye = model in _FISHEYE or fields.get('is_fisheye') is True
-  if fisheye:
+  if model in _FISHEYE or fields.get('is_fisheye') is True:
     return cameras_lib.FISHEYE, ('k1', 'k2', 'k3', 'k4')
-  if model in ('PERSPECTIVE', 'FULL_OPENCV'):
-    pass
-  elif model not in camera_models.supported():
+  if model == 'FULL_OPENCV':
+    return cameras_lib.PERSPECTIVE, _RATIONAL
+  if model != 'PERSPECTIVE' and model not in camera_models.supported():
     raise errors.InputError(
         f'{where}: camera_model: got {model}, expected one of '
         f'{", ".join(camera_models.supported())}'
     )
-  higher = [fields.get(name, 0.0) for name in ('k4', 'k5', 'k6')]
-  if model == 'FULL_OPENCV':
-    return cameras_lib.PERSPECTIVE, (
-        'k1',
-        'k2',
-        'p1',
-        'p2',
-        'k3',
-        'k4',
-        'k5',
-        'k6',
-    )
   # Outside FULL_OPENCV a fourth coefficient means a term in r^8, which
   # OpenCV's models do not have.
-  if any(higher):
+  if fields.get('k4', 0.0) != 0:
     raise errors.InputError(
-        f'{where}: k4: got {higher[0]}, expected 0 or camera_model FULL_OPENCV'
+        f'{where}: k4: got {fields["k4"]}, expected 0 or camera_model '
+        'FULL_OPENCV'
     )
-  return cameras_lib.PERSPECTIVE, ('k1', 'k2', 'p1', 'p2', 'k3')
+  return cameras_lib.PERSPECTIVE, _RATIONAL[:5]
 
 
 def _points(folder, source, content):
