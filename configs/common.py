@@ -76,6 +76,8 @@ def base() -> ml_collections.ConfigDict:
   config.num_prior_nodes = 4
   config.num_prior_points = 32  # in each node (reference: 2048)
 
+  config.refine_poses = False  # learn a small motion of every photo
+
   config.optimizer = optimizer = ml_collections.ConfigDict()
   optimizer.lr_initial = 2e-2  # paper: 1e-2
   optimizer.lr_final = 1e-3  # paper: 1e-4

@@ -143,4 +143,5 @@ def step_options(config) -> step_lib.StepOptions:
       adam_b1=optimizer.adam_b1,
       adam_b2=optimizer.adam_b2,
       anneal_steps=config.sampling.anneal_steps,
+      refine_poses=config.refine_poses,
   )

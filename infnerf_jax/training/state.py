@@ -16,7 +16,8 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: [] int32, steps done (also: the next batch's number).
-    params: {'nodes': stacked node fields, 'appearance': [P, A]}.
+    params: {'nodes': stacked node fields, 'appearance': [P, A]}, and
+      'poses': [P, 6] where poses are refined.
     opt_state: {'nodes': sparse Adam of table and MLPs, 'dense': optax state
       of everything else}.
     skipped: [] int32, steps skipped for being non-finite, in all.
@@ -37,6 +38,7 @@ def init_state(
     num_slots: int,
     num_photos: int,
     dense_optimizer: optax.GradientTransformation,
+    refine_poses: bool = False,
 ) -> TrainState:
   """State before the first step.
 
@@ -46,6 +48,7 @@ def init_state(
     num_slots: rows of the node pool.
     num_photos: rows of the appearance table.
     dense_optimizer: for everything but the node fields.
+    refine_poses: whether photos have a learned motion.
 
   Returns:
     TrainState.
@@ -55,6 +58,8 @@ def init_state(
   )
   # Zero: an unseen photo and the mean embedding start out alike.
   dense = {'appearance': jnp.zeros((num_photos, spec.appearance_dim))}
+  if refine_poses:
+    dense['poses'] = jnp.zeros((num_photos, 6))
   return TrainState(
       step=jnp.int32(0),
       params={'nodes': nodes, **dense},
@@ -65,3 +70,8 @@ def init_state(
       skipped=jnp.int32(0),
       skipped_in_row=jnp.int32(0),
   )
+
+
+def dense_params(params) -> dict[str, Any]:
+  """Everything but the node fields."""
+  return {name: x for name, x in params.items() if name != 'nodes'}

@@ -12,6 +12,7 @@ from infnerf_jax.models import scene_model
 from infnerf_jax.render import render_rays
 from infnerf_jax.training import losses
 from infnerf_jax.training import optimizer
+from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import priors
 from infnerf_jax.training import state as state_lib
 from kernels.node_field import api as node_field
@@ -40,6 +41,7 @@ class StepOptions:
     adam_b1: Adam's first decay.
     adam_b2: Adam's second decay.
     anneal_steps: steps over which proposal weights reach their power.
+    refine_poses: whether the photos' poses are learned too.
   """
 
   lambda_rgb: float = 1.0
@@ -60,6 +62,7 @@ class StepOptions:
   adam_b1: float = 0.9
   adam_b2: float = 0.99
   anneal_steps: int = 0
+  refine_poses: bool = False
 
 
 class Surroundings(NamedTuple):
@@ -105,7 +108,8 @@ class StepMetrics(NamedTuple):
     distortion: unweighted.
     consistency: unweighted.
     transparency: unweighted.
-    finite: bool, False: the step changed nothing.
+    finite: {part: bool} of 'loss', 'mlp', 'dense', 'features'; one
+      False: the step changed nothing.
     samples_by_level: [max_level + 1] int32, samples of the last round.
   """
 
@@ -114,12 +118,12 @@ class StepMetrics(NamedTuple):
   distortion: jax.Array
   consistency: jax.Array
   transparency: jax.Array
-  finite: jax.Array
+  finite: dict[str, jax.Array]
   samples_by_level: jax.Array
 
 
 def dense_optimizer(options: StepOptions) -> optax.GradientTransformation:
-  """Adam for what is dense: the appearance table."""
+  """Adam for what is dense: appearance and poses."""
 
   def rate(count):
     return options.lr_appearance_factor * optimizer.learning_rate(
@@ -151,7 +155,17 @@ def _ray_loss(trainable, table, spec, surroundings, samples, rays, batch,
       None,
       surroundings.sample_aabb,
   )
-  appearance = trainable['appearance'][rays.camera_idx[:, 0]]
+  dense, camera_idx = trainable['dense'], rays.camera_idx[:, 0]
+  if 'poses' in dense:
+    motion = poses_lib.camera_motion(dense['poses'], camera_idx)
+    rays = poses_lib.move_rays(rays, motion)
+    samples = samples._replace(
+        position=poses_lib.follow(
+            samples.position, samples.slot, samples.level, rays, samples.t,
+            root_side=spec.root_side,
+        )
+    )
+  appearance = dense['appearance'][camera_idx]
   colors = render_rays.shade_samples(
       model,
       spec,
@@ -316,13 +330,18 @@ def train_step(
     # mip-NeRF 360's slow start: from uniform to the full power.
     share = jnp.clip(state.step / options.anneal_steps, 0.0, 1.0)
     power = power * 10 * share / (9 * share + 1)
+  dense = state_lib.dense_params(state.params)
+  moved = rays
+  if 'poses' in dense:
+    motion = poses_lib.camera_motion(dense['poses'], rays.camera_idx[:, 0])
+    moved = poses_lib.move_rays(rays, motion)
   samples = render_rays.place_samples(
-      sample_key, model, spec, rays, render_options, weight_power=power
+      sample_key, model, spec, moved, render_options, weight_power=power
   )
   background = jnp.asarray(options.background)
   if options.random_background:
     background = jax.random.uniform(background_key, (3,))
-  trainable = {'mlp': _mlps(nodes), 'appearance': state.params['appearance']}
+  trainable = {'mlp': _mlps(nodes), 'dense': dense}
   grads, mse, distortion = _ray_gradients(
       trainable, nodes['table'], spec, surroundings, samples, rays, batch,
       background, options,
@@ -351,11 +370,14 @@ def train_step(
       + options.lambda_regularization * consistent
       + options.lambda_transparency * empty
   )
-  finite = _all_finite((
-      loss, mlp_gradient, grads['appearance'],
-      [part.gradient for part in features],
-  ))
-  state = _apply(state, features, mlp_gradient, grads, finite, spec, options)
+  finite = {
+      'loss': _all_finite(loss),
+      'mlp': _all_finite(mlp_gradient),
+      'dense': _all_finite(grads['dense']),
+      'features': _all_finite([part.gradient for part in features]),
+  }
+  apply = jnp.all(jnp.stack(list(finite.values())))
+  state = _apply(state, features, mlp_gradient, grads, apply, spec, options)
   levels = jnp.arange(spec.max_level + 1)
   counts = jnp.sum(
       (samples.level.reshape(-1, 1) == levels)
@@ -367,7 +389,7 @@ def train_step(
   )
 
 
-def _apply(state, features, mlp_gradient, grads, finite, spec, options):
+def _apply(state, features, mlp_gradient, grads, apply, spec, options):
   """Updates what the step touched, or nothing where it is not finite."""
   nodes = state.params['nodes']
   rate = optimizer.learning_rate(
@@ -385,26 +407,26 @@ def _apply(state, features, mlp_gradient, grads, finite, spec, options):
       mlp_gradient,
       _touched([part.slot for part in features], num_slots),
       rate=rate,
-      apply=finite,
+      apply=apply,
       spec=spec.field,
       eps=options.adam_eps,
       b1=options.adam_b1,
       b2=options.adam_b2,
       implementation=spec.implementation,
   )
-  dense = {'appearance': state.params['appearance']}
+  dense = state_lib.dense_params(state.params)
   updates, dense_state = dense_optimizer(options).update(
-      {'appearance': grads['appearance']}, state.opt_state['dense'], dense
+      grads['dense'], state.opt_state['dense'], dense
   )
-  keep = lambda new, old: jnp.where(finite, new, old)
+  keep = lambda new, old: jnp.where(apply, new, old)
   dense = jax.tree.map(keep, optax.apply_updates(dense, updates), dense)
   dense_state = jax.tree.map(keep, dense_state, state.opt_state['dense'])
   return state_lib.TrainState(
       step=state.step + 1,
       params={'nodes': nodes, **dense},
       opt_state={'nodes': node_state, 'dense': dense_state},
-      skipped=state.skipped + ~finite,
-      skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+      skipped=state.skipped + ~apply,
+      skipped_in_row=jnp.where(apply, 0, state.skipped_in_row + 1),
   )
 
 

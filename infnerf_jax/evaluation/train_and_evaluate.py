@@ -1,0 +1,92 @@
+"""Trains a config in a workdir and scores it: what `experiments.train` calls."""
+
+import pathlib
+from typing import Any
+
+from infnerf_jax.evaluation import evaluate as evaluate_lib
+from infnerf_jax.evaluation import previews
+from infnerf_jax.models import scene_model
+from infnerf_jax.training import loop
+from infnerf_jax.training import workdir as workdir_lib
+
+
+def trained_model(run, state) -> scene_model.SceneModel:
+  """The model of a training state, sharing its buffers."""
+  return scene_model.SceneModel(
+      tree=run.surroundings.tree,
+      nodes=state.params['nodes'],
+      appearance=state.params['appearance'],
+      sample_aabb=run.surroundings.sample_aabb,
+  )
+
+
+def score(config, run, state, photo_rows, **options) -> dict[str, Any]:
+  """Scores photos of a run (see `evaluate.evaluate`).
+
+  Args:
+    config: of the run.
+    run: set-up.
+    state: training state.
+    photo_rows: rows of the photos.
+    **options: of `evaluate.evaluate`.
+
+  Returns:
+    What `eval.json` says.
+  """
+  return evaluate_lib.evaluate(
+      trained_model(run, state),
+      run.plan.spec,
+      run.plan.built.octree,
+      run.plan.scene.cameras,
+      run.pyramid,
+      photo_rows,
+      photo_names=run.plan.scene.photos.names,
+      options=run.render_options,
+      background=tuple(config.background),
+      train_rows=run.split.train,
+      num_steps=int(state.step),
+      seed=config.seed,
+      max_memory_gb=config.max_memory_gb or None,
+      **options,
+  )
+
+
+def train_and_evaluate(config, workdir) -> dict[str, Any]:
+  """Trains to `config.num_steps` and scores the test photos.
+
+  The same call resumes an interrupted run.
+
+  Args:
+    config: see `configs/common.py`.
+    workdir: run folder.
+
+  Returns:
+    What `eval.json` says.
+
+  Raises:
+    InputError: bad scene or config, or a workdir of another run.
+  """
+  workdir = pathlib.Path(workdir)
+
+  def validate(run, state):
+    scores = score(config, run, state, run.split.validation, fit=False)
+    return {
+        f'validation_{name}': scores[name] for name in ('psnr', 'ssim')
+    }
+
+  def preview(run, state, step, folder):
+    previews.write_preview(
+        trained_model(run, state),
+        run,
+        pathlib.Path(folder) / 'previews' / f'{step:07d}.png',
+        background=tuple(config.background),
+    )
+
+  hooks = loop.Hooks(validate=validate, preview=preview)
+  trained = loop.train(config, workdir, hooks=hooks)
+  rows = trained.run.split.test
+  if not len(rows):
+    return {}
+  result = score(config, trained.run, trained.state, rows)
+  workdir_lib.write_json_atomic(workdir / 'eval.json', result)
+  return result

@@ -1,0 +1,129 @@
+"""What a run would do: nodes, memory, disk and time, without training."""
+
+import pathlib
+import shutil
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from infnerf_jax.models import node_pool
+from infnerf_jax.training import setup
+from infnerf_jax.training import settings
+from infnerf_jax.training import state as state_lib
+from infnerf_jax.training import step as step_lib
+
+_TIMED_STEPS = 4
+
+
+def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
+  """Estimates a run; decodes no photo and writes only the embedded city.
+
+  Args:
+    config: checked config.
+    workdir: where the run would go.
+    measure: also times a few steps on this machine, on random colours.
+
+  Returns:
+    Nodes by level, bytes of memory and disk, seconds.
+  """
+  plan = setup.make_plan(config, workdir)
+  rows = node_pool.row_bytes(plan.spec.field)
+  size = np.asarray(plan.scene.cameras.width, np.int64) * np.asarray(
+      plan.scene.cameras.height, np.int64
+  )
+  levels = sum(0.25**k for k in range(config.num_pyramid_levels))
+  photos = float(np.sum(size)) / plan.downscale**2 * levels * 3
+  cached = min(photos, config.data.cache_gb * 1e9)
+  training = plan.num_slots * rows['training']
+  result = {
+      'photos': len(plan.scene.photos.names),
+      'downscale': plan.downscale,
+      'nodes_by_level': plan.built.report['nodes_by_level'],
+      'grid_size': plan.built.octree.grid_size,
+      'parameters_bytes': plan.num_slots * rows['parameters'],
+      'training_bytes': training,
+      'photo_cache_bytes': int(cached),
+      'disk_bytes': int(cached + (config.checkpoints_kept + 1) * training),
+      'disk_free_bytes': shutil.disk_usage(_existing(workdir)).free,
+      'memory_available_bytes': psutil.virtual_memory().available,
+  }
+  if measure:
+    compile_seconds, step_seconds = _time_steps(config, plan)
+    result['compile_seconds'] = compile_seconds
+    result['step_seconds'] = step_seconds
+    result['rays_per_second'] = config.batch_size / step_seconds
+    result['seconds'] = compile_seconds + config.num_steps * step_seconds
+  return result
+
+
+def _existing(path):
+  """The path or its nearest parent that exists."""
+  path = pathlib.Path(path).absolute()
+  while not path.exists():
+    path = path.parent
+  return path
+
+
+def _time_steps(config, plan) -> tuple[float, float]:
+  """(seconds of the first step, median seconds of later ones)."""
+  options = settings.step_options(config)
+  step = step_lib.make_train_step(
+      plan.spec, settings.render_options(config), options
+  )
+  state = state_lib.init_state(
+      setup.run_key(config),
+      plan.spec,
+      num_slots=plan.num_slots,
+      num_photos=len(plan.scene.photos.names),
+      dense_optimizer=step_lib.dense_optimizer(options),
+      refine_poses=options.refine_poses,
+  )
+  surroundings = setup.make_surroundings(plan)
+  rng = np.random.default_rng(0)
+  seconds = []
+  for _ in range(_TIMED_STEPS):
+    photo = rng.integers(len(plan.scene.photos.names), size=config.batch_size)
+    size = np.stack(
+        [plan.scene.cameras.width[photo], plan.scene.cameras.height[photo]], -1
+    )
+    batch = step_lib.RayBatch(
+        photo_idx=jnp.asarray(photo, jnp.int32),
+        pix=jnp.asarray(rng.uniform(size=size.shape) * size, jnp.float32),
+        pixel_size=jnp.full(config.batch_size, plan.downscale, jnp.float32),
+        rgb=jnp.asarray(rng.uniform(size=(config.batch_size, 3)), jnp.float32),
+        valid=jnp.ones(config.batch_size, bool),
+    )
+    start = time.monotonic()
+    state, metrics = step(state, batch, surroundings, setup.run_key(config))
+    jax.block_until_ready((state, metrics))
+    seconds.append(time.monotonic() - start)
+  return seconds[0], float(np.median(seconds[1:]))
+
+
+def describe(estimated: dict[str, Any]) -> str:
+  """The estimate as lines for a terminal."""
+  gb = lambda name: f'{estimated[name] / 1e9:.2f} GB'
+  nodes = estimated['nodes_by_level']
+  lines = [
+      f'photos            {estimated["photos"]},'
+      f' trained at 1/{estimated["downscale"]:g} size',
+      f'octree            {sum(nodes)} nodes, by level'
+      f' {", ".join(map(str, nodes))}; grid {estimated["grid_size"]}',
+      f'parameters        {gb("parameters_bytes")}',
+      f'memory, training  {gb("training_bytes")} for nodes with moments'
+      f' (free: {gb("memory_available_bytes")})',
+      f'disk              {gb("disk_bytes")}: photo cache and checkpoints'
+      f' (free: {gb("disk_free_bytes")})',
+  ]
+  if 'seconds' in estimated:
+    lines.append(
+        f'time              {estimated["seconds"] / 60:.1f} min'
+        f' ({estimated["step_seconds"] * 1e3:.0f} ms a step,'
+        f' {estimated["rays_per_second"]:.0f} rays/s,'
+        f' compilation {estimated["compile_seconds"]:.0f} s)'
+    )
+  return '\n'.join(lines)

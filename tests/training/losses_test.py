@@ -1,0 +1,76 @@
+"""Losses against slow NumPy sums and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infnerf_jax.training import losses
+
+
+def _slow_distortion(sdist, weights):
+  total = []
+  for s, w in zip(sdist, weights, strict=True):
+    middle, width = 0.5 * (s[1:] + s[:-1]), s[1:] - s[:-1]
+    between = sum(
+        w[i] * w[j] * abs(middle[i] - middle[j])
+        for i in range(len(w))
+        for j in range(len(w))
+    )
+    total.append(between + np.sum(w**2 * width) / 3)
+  return np.mean(total)
+
+
+@pytest.mark.parametrize('num_samples', [1, 2, 17])
+def test_distortion_is_the_double_sum(num_samples):
+  rng = np.random.default_rng(num_samples)
+  sdist = np.sort(rng.uniform(size=(5, num_samples + 1)), axis=-1)
+  weights = rng.uniform(size=(5, num_samples)) / num_samples
+  got = losses.distortion_loss(jnp.asarray(sdist), jnp.asarray(weights))
+  np.testing.assert_allclose(got, _slow_distortion(sdist, weights), rtol=2e-5)
+
+
+def test_distortion_of_a_uniform_ray_is_one_third():
+  # The limit of many equal intervals of weight 1 / S: E|x - y| = 1/3.
+  sdist = jnp.linspace(0, 1, 513)[None]
+  weights = jnp.full((1, 512), 1 / 512)
+  assert abs(losses.distortion_loss(sdist, weights) - 1 / 3) < 1e-4
+
+
+def test_photometric_loss_leaves_masked_rays_out():
+  rgb = jnp.asarray([[1.0, 0, 0], [9.0, 9, 9]])
+  target = jnp.zeros((2, 3))
+  valid = jnp.asarray([True, False])
+  assert losses.photometric_loss(rgb, target, valid) == pytest.approx(1 / 3)
+  grad = jax.grad(losses.photometric_loss)(rgb, target, valid)
+  assert np.all(np.asarray(grad[1]) == 0)
+  none = losses.photometric_loss(rgb, target, jnp.zeros(2, bool))
+  assert none == 0
+
+
+def test_level_consistency_is_zero_where_the_parent_is_the_mean():
+  rng = np.random.default_rng(0)
+  child = rng.uniform(size=(10, 7)).astype(np.float32)
+  valid = np.ones(10, bool)
+  parent = child.mean(axis=-1)
+  assert losses.level_consistency_loss(parent, child, valid) < 1e-12
+  off = losses.level_consistency_loss(parent + 0.1, child, valid)
+  assert off == pytest.approx(0.01, rel=1e-4)
+  half = valid & (np.arange(10) < 5)
+  worse = parent + np.where(half, 0.2, 5.0)
+  got = losses.level_consistency_loss(worse, child, half)
+  assert got == pytest.approx(0.04, rel=1e-4)
+
+
+def test_gradients_reach_parent_and_child():
+  child = jnp.full((3, 7), 0.5)
+  parent = jnp.full((3,), 0.7)
+  grads = jax.grad(losses.level_consistency_loss, argnums=(0, 1))(
+      parent, child, jnp.ones(3, bool)
+  )
+  assert np.all(np.asarray(grads[0]) > 0)
+  assert np.all(np.asarray(grads[1]) < 0)
+
+
+def test_psnr_of_mse():
+  assert losses.psnr_of_mse(jnp.float32(0.01)) == pytest.approx(20, abs=1e-4)

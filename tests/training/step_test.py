@@ -1,0 +1,126 @@
+"""One training step: gradients, microbatches, skipped steps, touched rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from infnerf_jax.training import step as step_lib
+from tests.training import tiny
+
+
+def _leaves(tree):
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def _copy(tree):
+  return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def test_loss_falls():
+  state = tiny.state()
+  first = tiny.run_steps(_copy(state), 1)[1]
+  last = tiny.run_steps(state, 60)[1]
+  # The colours are random: the mean colour is what can be learned.
+  assert float(last.mse) < 0.8 * float(first.mse)
+  assert all(bool(x) for x in last.finite.values())
+  assert int(np.sum(last.samples_by_level)) <= 32 * tiny.RENDER.num_samples[-1]
+
+
+def test_microbatches_give_the_same_step():
+  whole, _ = tiny.run_steps(tiny.state(), 1)
+  options = tiny.replace(tiny.STEP, ray_microbatch=8)
+  parts, _ = tiny.run_steps(tiny.state(), 1, options=options)
+  # Adam's first step has the size of the rate whatever the gradient, so its
+  # moments, which hold the gradients themselves, are compared.
+  for a, b in zip(
+      _leaves(whole.opt_state), _leaves(parts.opt_state), strict=True
+  ):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8)
+
+
+def test_microbatch_must_divide():
+  options = tiny.replace(tiny.STEP, ray_microbatch=5)
+  with pytest.raises(ValueError, match='divisor of 32'):
+    tiny.run_steps(tiny.state(), 1, options=options)
+
+
+def test_a_non_finite_step_changes_only_the_counters():
+  state, _ = tiny.run_steps(tiny.state(), 2)
+  before = [x.copy() for x in _leaves((state.params, state.opt_state))]
+  step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, tiny.STEP)
+  bad = tiny.batch(32, 5)._replace(
+      rgb=jnp.full((32, 3), jnp.nan, jnp.float32)
+  )
+  state, metrics = step(state, bad, tiny.surroundings(), jax.random.key(7))
+  assert not bool(metrics.finite['loss'])
+  assert int(state.skipped) == 1 and int(state.skipped_in_row) == 1
+  assert int(state.step) == 3
+  after = _leaves((state.params, state.opt_state))
+  for a, b in zip(before, after, strict=True):
+    np.testing.assert_array_equal(a, b)
+  state, _ = step(
+      state, tiny.batch(32, 6), tiny.surroundings(), jax.random.key(7)
+  )
+  assert int(state.skipped) == 1 and int(state.skipped_in_row) == 0
+
+
+def test_spare_slots_are_never_touched():
+  num_nodes = tiny.octree().num_nodes
+  start = tiny.state(num_slots=num_nodes + 3)
+  spare = [x[num_nodes:].copy() for x in _leaves(start.params['nodes'])]
+  end, _ = tiny.run_steps(start, 3)
+  for a, b in zip(spare, _leaves(end.params['nodes']), strict=True):
+    np.testing.assert_array_equal(a, b[num_nodes:])
+  moments = [x[num_nodes:] for x in _leaves(end.opt_state['nodes'])]
+  assert all(np.all(x == 0) for x in moments)
+
+
+def test_spare_slots_do_not_change_the_others():
+  num_nodes = tiny.octree().num_nodes
+  exact, _ = tiny.run_steps(tiny.state(), 3)
+  spare, _ = tiny.run_steps(tiny.state(num_slots=num_nodes + 3), 3)
+  for a, b in zip(
+      _leaves(exact.params['nodes']), _leaves(spare.params['nodes']),
+      strict=True,
+  ):
+    np.testing.assert_array_equal(a, b[:num_nodes])
+
+
+def test_repeats_to_the_bit():
+  first, _ = tiny.run_steps(tiny.state(), 4)
+  second, _ = tiny.run_steps(tiny.state(), 4)
+  for a, b in zip(_leaves(first), _leaves(second), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_backends_agree_on_the_gradient():
+  reference = tiny.run_steps(tiny.state(), 1, model=tiny.spec('reference'))[0]
+  xla = tiny.run_steps(tiny.state(), 1, model=tiny.spec('xla'))[0]
+  best = tiny.run_steps(tiny.state(), 1)[0]
+  for other in (xla, best):
+    for a, b in zip(
+        _leaves(reference.opt_state), _leaves(other.opt_state), strict=True
+    ):
+      np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-7)
+
+
+def test_appearance_learns_only_for_photos_in_the_batch():
+  state = tiny.state()
+  step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, tiny.STEP)
+  batch = tiny.batch()._replace(photo_idx=jnp.full(32, 2, jnp.int32))
+  state, _ = step(state, batch, tiny.surroundings(), jax.random.key(0))
+  moved = np.any(np.asarray(state.params['appearance']) != 0, axis=-1)
+  assert moved.tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize('name', ['regularization', 'transparency'])
+def test_losses_can_be_switched_off(name):
+  options = tiny.replace(tiny.STEP, **{f'lambda_{name}': 0.0})
+  _, metrics = tiny.run_steps(tiny.state(), 1, options=options)
+  off = {
+      'regularization': metrics.consistency,
+      'transparency': metrics.transparency,
+  }
+  assert float(off.pop(name)) == 0
+  assert all(float(x) > 0 for x in off.values())
