@@ -220,11 +220,13 @@ def undistort(points, coefficients):
     u, v = residual[..., 0], residual[..., 1]
     return jnp.stack([d * u - b * v, a * v - c * u], -1) / det[..., None], det
 
-  guess = points
-  for _ in range(_NUM_NEWTON_STEPS):
+  def newton_step(_, guess):
     value, jacobian = _distort_jacobian(guess, coefficients)
     step, _ = solve(jacobian, points - value)
-    guess = guess + step
+    return guess + step
+
+  # A loop, not unrolled: every program with cameras compiles seconds faster.
+  guess = jax.lax.fori_loop(0, _NUM_NEWTON_STEPS, newton_step, points)
   _, jacobian = _distort_jacobian(guess, coefficients)
   _, det = solve(jacobian, points)
   return guess, 1 / jnp.abs(det)
@@ -242,10 +244,14 @@ def _fisheye_angle(theta, coefficients):
 def _fisheye_direction(points, coefficients):
   """Unit direction and solid angle per unit of plane area, fisheye."""
   radius = jnp.linalg.norm(points, axis=-1)
-  theta = jnp.minimum(radius, jnp.pi)
-  for _ in range(_NUM_NEWTON_STEPS):
+
+  def newton_step(_, theta):
     value, slope = _fisheye_angle(theta, coefficients)
-    theta = jnp.clip(theta - (value - radius) / slope, 0.0, jnp.pi)
+    return jnp.clip(theta - (value - radius) / slope, 0.0, jnp.pi)
+
+  theta = jax.lax.fori_loop(
+      0, _NUM_NEWTON_STEPS, newton_step, jnp.minimum(radius, jnp.pi)
+  )
   _, slope = _fisheye_angle(theta, coefficients)
   # At the centre both ratios tend to one.
   safe = jnp.where(radius > 1e-7, radius, 1.0)
@@ -278,9 +284,10 @@ def pixels_to_directions(pix, projection, intrinsics, distortion):
   area = 1 / (focal[..., 0] * focal[..., 1])
   plane, det = undistort(points, distortion)
   norm2 = 1 + jnp.sum(plane * plane, axis=-1)
-  perspective = jnp.concatenate(
-      [plane, jnp.ones_like(plane[..., :1])], axis=-1
-  ) / jnp.sqrt(norm2)[..., None]
+  perspective = (
+      jnp.concatenate([plane, jnp.ones_like(plane[..., :1])], axis=-1)
+      / jnp.sqrt(norm2)[..., None]
+  )
   fisheye, fisheye_angle = _fisheye_direction(points, distortion)
   forward = jnp.zeros_like(perspective).at[..., 2].set(1)
   kind = projection[..., None]
