@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from infnerf_jax.models import directions as directions_lib
-from kernels.hash_lookup import api as hash_lookup
+from kernels.hash_lookup import specs as grid_specs
 from kernels.node_field import api as node_field
+from kernels.node_field import specs as field_specs
 
 # Instant-NGP's initial range of hash features.
 _TABLE_RANGE = 1e-4
@@ -44,10 +45,10 @@ def field_spec(
     hidden_width: int,
     num_geometry: int,
     appearance_dim: int,
-) -> node_field.FieldSpec:
+) -> field_specs.FieldSpec:
   """Static shapes of a node field; see DESIGN of the kernels' specs."""
-  return node_field.FieldSpec(
-      grid=hash_lookup.GridSpec(
+  return field_specs.FieldSpec(
+      grid=grid_specs.GridSpec(
           num_grid_scales=num_grid_scales,
           table_size=table_size,
           num_features=num_features,
@@ -67,7 +68,7 @@ class NodeField(nn.Module):
     spec: static shapes.
   """
 
-  spec: node_field.FieldSpec
+  spec: field_specs.FieldSpec
 
   def setup(self):
     spec = self.spec

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.models import node_field as node_field_lib
-from kernels.node_field import api as node_field
+from kernels.node_field import specs as field_specs
 
 
-def init_pool(key, num_slots: int, spec: node_field.FieldSpec):
+def init_pool(key, num_slots: int, spec: field_specs.FieldSpec):
   """Initial parameters of `num_slots` nodes.
 
   The node field's own init is vmapped over slots, so that row i depends on
@@ -28,9 +28,7 @@ def init_pool(key, num_slots: int, spec: node_field.FieldSpec):
     leading axis of slots.
   """
   module = node_field_lib.NodeField(spec)
-  init_row = lambda k: module.init_with_output(
-      k, method=module.parameters
-  )[0]
+  init_row = lambda k: module.init_with_output(k, method=module.parameters)[0]
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_slots))
   return jax.vmap(init_row)(keys)
 
@@ -42,7 +40,7 @@ def identity_slots(num_nodes: int, num_slots: int) -> np.ndarray:
   return np.arange(num_nodes, dtype=np.int32)
 
 
-def row_bytes(spec: node_field.FieldSpec) -> dict[str, int]:
+def row_bytes(spec: field_specs.FieldSpec) -> dict[str, int]:
   """Bytes of one node: `parameters`, and `training` with Adam's moments."""
   grid = spec.grid
   encoded = grid.num_grid_scales * grid.num_features

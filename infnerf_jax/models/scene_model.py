@@ -9,7 +9,7 @@ import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
-from kernels.node_field import api as node_field
+from kernels.node_field import specs as field_specs
 
 
 class TreeArrays(NamedTuple):
@@ -37,7 +37,7 @@ class ModelSpec:
     implementation: kernels' backend, None is the best that works.
   """
 
-  field: node_field.FieldSpec
+  field: field_specs.FieldSpec
   root_side: float
   root_gsd: float
   max_level: int

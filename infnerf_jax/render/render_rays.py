@@ -117,12 +117,12 @@ def locate_samples(
   if key is not None:
     # Neighbouring levels agree where they meet if both see either's samples
     # (radius perturbation, InfNeRF section 3.4).
-    footprint *= 2.0 ** jax.random.uniform(key, t.shape, minval=-0.5, maxval=0.5)
+    footprint *= 2.0 ** jax.random.uniform(
+        key, t.shape, minval=-0.5, maxval=0.5
+    )
   if bias:
     footprint *= 2.0**bias
-  target = policy(
-      footprint, root_gsd=spec.root_gsd, max_level=spec.max_level
-  )
+  target = policy(footprint, root_gsd=spec.root_gsd, max_level=spec.max_level)
   return locate_op.locate(
       rays.origins,
       rays.origins_lo,
@@ -162,7 +162,8 @@ def _proposal_weights(model, spec, samples):
   density = scene_model.density(raw, spec)
   density = jnp.where(samples.slot < 0, 0.0, density)
   delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
-  return composite_op.alpha_weights(density, delta)
+  no_color = jnp.zeros(density.shape + (3,))
+  return composite_op.composite(density, delta, no_color, samples.t).weights
 
 
 def sampling_rounds(
@@ -199,7 +200,11 @@ def sampling_rounds(
   )
   power = options.weight_power if weight_power is None else weight_power
   rounds = len(options.num_samples)
-  keys = [None] * (2 * rounds) if key is None else jax.random.split(key, 2 * rounds)
+  keys = (
+      [None] * (2 * rounds)
+      if key is None
+      else jax.random.split(key, 2 * rounds)
+  )
   shape = rays.cone_slope.shape[:-1]
   sdist = sampling.stratified(keys[0], shape, options.num_samples[0])
   placed = []
@@ -289,14 +294,14 @@ def shade_samples(
   density = scene_model.density(raw.reshape(num_rays, num_samples), spec)
   density = jnp.where(samples.slot < 0, 0.0, density)
   delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
-  weights = composite_op.alpha_weights(density, delta)
-  opacity = jnp.sum(weights, axis=-1, keepdims=True)
-  color = jnp.sum(
-      weights[..., None] * rgb.reshape(num_rays, num_samples, 3), axis=-2
+  pixel = composite_op.composite(
+      density, delta, rgb.reshape(num_rays, num_samples, 3), samples.t
   )
-  distance = jnp.sum(weights * samples.t, axis=-1, keepdims=True)
+  opacity, distance = pixel.opacity[:, None], pixel.distance[:, None]
   distance += (1 - opacity) * samples.tdist[..., -1:]
-  return RayColors(color, distance, opacity, weights, samples, density)
+  return RayColors(
+      pixel.rgb, distance, opacity, pixel.weights, samples, density
+  )
 
 
 def render_rays(
