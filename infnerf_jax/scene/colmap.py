@@ -6,6 +6,7 @@ them, in `masks/NAME.png` (zero pixels are left out).
 """
 
 import pathlib
+import re
 import struct
 
 import numpy as np
@@ -46,8 +47,21 @@ def _num_images(path: pathlib.Path) -> int:
   if _stem(path) == '.bin':
     head = (path / 'images.bin').read_bytes()[:8]
     return struct.unpack('<Q', head)[0] if len(head) == 8 else 0
-  lines = (path / 'images.txt').read_text(errors='replace').splitlines()
-  return sum(not line.startswith('#') for line in lines) // 2
+  return len(_text_names(path / 'images.txt'))
+
+
+def _text_names(path: pathlib.Path) -> dict[int, str]:
+  """Names by image id; pycolmap's text reader cuts them at a space."""
+  names = {}
+  lines = iter(path.read_text('utf-8', errors='replace').split('\n'))
+  for line in lines:
+    line = line.strip()
+    if line and not line.startswith('#'):
+      fields = line.split(maxsplit=9)
+      if len(fields) == 10 and fields[0].isdigit():
+        names[int(fields[0])] = fields[9]
+      next(lines, None)  # its observations, perhaps an empty line
+  return names
 
 
 def _photo_folder(folder: pathlib.Path, model: pathlib.Path) -> pathlib.Path:
@@ -65,10 +79,15 @@ def _reconstruction(model: pathlib.Path) -> pycolmap.Reconstruction:
   if _stem(model) == '.bin':
     colmap_check.check_binary(model)
   try:
-    return pycolmap.Reconstruction(str(model))
+    reconstruction = pycolmap.Reconstruction(str(model))
+    if _stem(model) == '.txt':
+      for image_id, name in _text_names(model / 'images.txt').items():
+        reconstruction.images[image_id].name = name
+    return reconstruction
   except Exception as error:  # pycolmap raises ValueError, RuntimeError, ...
+    why = re.sub(r'^\[[^]]*\] ', '', photo_files.reason(error))
     raise errors.InputError(
-        f'{model}: got {photo_files.reason(error)}, expected a COLMAP model'
+        f'{model}: got {why}, expected a COLMAP model'
     ) from None
 
 

@@ -171,7 +171,7 @@ def _points(folder: pathlib.Path, names, report):
 def _visibility(path: pathlib.Path, names, kept) -> scene.Visibility:
   """Rows of `names` that see each kept point."""
   try:
-    with np.load(path, allow_pickle=False) as arrays:
+    with open(path, 'rb') as file, np.load(file) as arrays:
       offsets = arrays['offsets'].astype(np.int64)
       photo_idx = arrays['photo_idx'].astype(np.int64)
       listed = arrays['photo_names'] if 'photo_names' in arrays else names
