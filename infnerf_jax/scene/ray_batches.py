@@ -29,7 +29,7 @@ class BatchOptions:
   Attributes:
     num_rays: rays per batch.
     pyramid_ray_share: weight of each pyramid level, any positive scale; levels
-      beyond its length get none.
+      beyond its length get none, weights beyond the pyramid count for nothing.
     seed: of the batches.
     window_steps: steps that the same photos on demand are used for.
     window_photos: most photos on demand in a window; fewer where the memory
@@ -113,11 +113,6 @@ def _probabilities(pyramid, photo_rows, options: BatchOptions, window: int):
   share = np.zeros(pyramid.sizes.shape[1])
   given = np.asarray(options.pyramid_ray_share, np.float64)
   share[: len(given)] = given[: len(share)]
-  if len(given) > len(share) and given[len(share) :].any():
-    raise errors.InputError(
-        f'pyramid_ray_share: got {len(given)} levels, expected at most '
-        f'{len(share)} (num_pyramid_levels)'
-    )
   if (share < 0).any() or not np.isfinite(share).all() or not share.any():
     raise errors.InputError(
         f'pyramid_ray_share: got {given.tolist()}, expected weights >= 0, '
