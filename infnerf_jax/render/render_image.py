@@ -3,8 +3,6 @@
 Pictures are [H, W, ...] float32; per-pixel scalars are [H, W] here.
 """
 
-import functools
-import math
 import time
 from typing import Callable, NamedTuple
 
@@ -17,14 +15,13 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import memory, render_rays
+from infnerf_jax.render import ray_block as ray_block_lib
 
 OUTPUTS = (
     'rgb', 'depth', 'distance', 'opacity', 'normals', 'level', 'weights',
     'statistics',
 )  # fmt: skip
 DEFAULT_OUTPUTS = ('rgb', 'depth', 'distance', 'opacity')
-# Below this opacity a pixel shows no surface: its distance is the far end.
-_MIN_OPACITY = 1e-3
 
 
 class RenderStatistics(NamedTuple):
@@ -73,15 +70,6 @@ class ImageOutputs(NamedTuple):
   seconds: float
 
 
-class _Picture(NamedTuple):
-  """Scalars on the device that say which rays a block holds."""
-
-  start: np.ndarray
-  width: np.ndarray
-  num_rays: np.ndarray
-  pixel_size: np.ndarray
-
-
 def image_size(
     camera: cameras_lib.Cameras, *, pixel_size=1.0, pyramid_level=0
 ) -> tuple[int, int]:
@@ -100,116 +88,6 @@ def image_size(
       int(np.floor(float(np.squeeze(n)) / side + 1e-9))
       for n in (camera.width, camera.height)
   )
-
-
-def surface_distance(weights, tdist):
-  """Distance before which half of a ray's weight lies.
-
-  Args:
-    weights: [R, S].
-    tdist: [R, S + 1] metres.
-
-  Returns:
-    [R] metres; the far end where the ray meets nothing.
-  """
-  opacity = jnp.sum(weights, axis=-1)
-  before = jnp.cumsum(weights, axis=-1) - weights
-  # Share of every interval that lies before the median: one, a fraction, zero.
-  share = jnp.clip(
-      (0.5 * opacity[:, None] - before) / jnp.maximum(weights, 1e-12), 0.0, 1.0
-  )
-  delta = tdist[:, 1:] - tdist[:, :-1]
-  distance = tdist[:, 0] + jnp.sum(share * delta, axis=-1)
-  return jnp.where(opacity > _MIN_OPACITY, distance, tdist[:, -1])
-
-
-def _block_rays(cameras, picture, aabb, ray_block, root_side):
-  """Rays of one block; padding misses the scene and so costs nothing."""
-  index = picture.start + jnp.arange(ray_block, dtype=jnp.int32)
-  is_real = index < picture.num_rays
-  index = jnp.minimum(index, picture.num_rays - 1)
-  pix = jnp.stack([index % picture.width, index // picture.width], axis=-1)
-  rays = cameras_lib.camera_rays(
-      cameras,
-      jnp.zeros(ray_block, jnp.int32),
-      (pix.astype(jnp.float32) + 0.5) * picture.pixel_size,
-      jnp.full(ray_block, picture.pixel_size),
-      root_side=root_side,
-  )
-  outside, away = aabb[1] + 1.0, jnp.full(3, 1 / math.sqrt(3))
-  return (
-      rays._replace(
-          origins=jnp.where(is_real[:, None], rays.origins, outside),
-          directions=jnp.where(is_real[:, None], rays.directions, away),
-      ),
-      is_real,
-  )
-
-
-def _statistics(rounds, is_real, spec, num_slots):
-  """Counts of one block, see `RenderStatistics`."""
-  last = rounds[-1]
-  counted = is_real[:, None] & (last.slot >= 0)
-  levels = [
-      jnp.sum(counted & (last.level == level))
-      for level in range(spec.max_level + 1)
-  ]
-  touched = jnp.zeros(num_slots + 1, bool)
-  for samples in rounds:
-    addressed = is_real[:, None] & (samples.slot >= 0)
-    slot = jnp.where(addressed, samples.slot, num_slots)
-    touched = touched.at[slot.reshape(-1)].set(True)
-  return {
-      'samples_by_level': jnp.stack(levels),
-      'touched_slots': touched[:num_slots],
-  }
-
-
-@functools.partial(
-    jax.jit, static_argnames=('spec', 'options', 'outputs', 'ray_block')
-)
-def _render_block(
-    model,
-    cameras,
-    appearance,
-    background,
-    picture,
-    *,
-    spec,
-    options,
-    outputs,
-    ray_block,
-):
-  """Dictionary of what a block of rays shows, [ray_block, ...] each."""
-  rays, is_real = _block_rays(
-      cameras, picture, model.sample_aabb, ray_block, spec.root_side
-  )
-  rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
-  appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
-  colors = render_rays.shade_samples(
-      model, spec, rounds[-1], render_rays.ray_inputs(rays, appearance)
-  )
-  opacity = colors.opacity[:, 0]
-  distance = surface_distance(colors.weights, colors.samples.tdist)
-  axis = cameras.rotation[0, :, 2]
-  shift = (rays.origins_lo - cameras.origins_lo[0]) * spec.root_side
-  level = jnp.sum(colors.weights * colors.samples.level, axis=-1)
-  values = {
-      'rgb': colors.rgb + (1 - colors.opacity) * background,
-      'depth': distance * jnp.sum(rays.directions * axis, axis=-1),
-      'distance': distance,
-      'opacity': opacity,
-      'level': level / jnp.maximum(opacity, 1e-6),
-      'weights': colors.weights,
-      # Of the surface, from the camera's centre, world axes, metres.
-      'points': shift + distance[:, None] * rays.directions,
-      'directions': rays.directions,
-  }
-  wanted = {name: values[name] for name in outputs if name in values}
-  if 'statistics' in outputs:
-    num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
-    wanted['statistics'] = _statistics(rounds, is_real, spec, num_slots)
-  return wanted
 
 
 def normals_from_points(points, directions, opacity) -> np.ndarray:
@@ -245,48 +123,62 @@ def _device_outputs(outputs):
   return tuple(sorted(names - {'normals'}))
 
 
-def _render_blocks(render_block, size, ray_block, pixel_size, progress):
-  """Runs all blocks and joins them: {name: [H, W, ...]}, statistics summed."""
-  width, height = size
-  num_rays = width * height
-  joined, statistics, pending = {}, None, None
+class _Joined:
+  """Blocks put together on the host."""
 
-  def fetch(start, values):
-    nonlocal statistics
+  def __init__(self, num_rays: int):
+    self.num_rays = num_rays
+    self.values = {}
+    self.counts = None
+
+  def add(self, start: int, values) -> int:
+    """Stores the block that begins at ray `start`; rays stored by now."""
     values = jax.device_get(values)
     counts = values.pop('statistics', None)
     if counts is not None:
-      counts['samples_by_level'] = counts['samples_by_level'].astype(np.int64)
-      if statistics is None:
-        statistics = counts
-      else:
-        statistics['samples_by_level'] += counts['samples_by_level']
-        statistics['touched_slots'] = (
-            statistics['touched_slots'] | counts['touched_slots']
-        )
-    count = min(ray_block, num_rays - start)
+      levels = counts['samples_by_level'].astype(np.int64)
+      touched = counts['touched_slots']
+      if self.counts is not None:
+        levels = levels + self.counts.samples_by_level
+        touched = touched | self.counts.touched_slots
+      self.counts = RenderStatistics(levels, touched)
+    end = start
     for name, value in values.items():
-      if name not in joined:
-        joined[name] = np.empty((num_rays,) + value.shape[1:], value.dtype)
-      joined[name][start : start + count] = value[:count]
-    if progress is not None:
-      progress(start + count, num_rays)
+      if name not in self.values:
+        shape = (self.num_rays,) + value.shape[1:]
+        self.values[name] = np.empty(shape, value.dtype)
+      end = min(start + len(value), self.num_rays)
+      self.values[name][start:end] = value[: end - start]
+    return end
 
-  for start in range(0, num_rays, ray_block):
-    picture = _Picture(
-        np.int32(start), np.int32(width), np.int32(num_rays),
-        np.float32(pixel_size),
-    )  # fmt: skip
-    values = render_block(picture, ray_block)
+
+def _render_blocks(render_block, crop, ray_block, pixel_size, progress):
+  """Runs all blocks and joins them: ({name: [H, W, ...]}, statistics)."""
+  left, top, right, bottom = crop
+  width, height = right - left, bottom - top
+  joined, pending = _Joined(width * height), None
+
+  def store(start, values):
+    done = joined.add(start, values)
+    if progress is not None:
+      progress(done, joined.num_rays)
+
+  for start in range(0, joined.num_rays, ray_block):
+    integers = (start, left, top, width, joined.num_rays)
+    block = ray_block_lib.Block(
+        *(np.int32(i) for i in integers), np.float32(pixel_size)
+    )
+    values = render_block(block, ray_block)
     # The device computes a block while the host stores the one before.
     if pending is not None:
-      fetch(*pending)
+      store(*pending)
     pending = (start, values)
-  fetch(*pending)
+  store(*pending)
   shaped = {
-      k: v.reshape((height, width) + v.shape[1:]) for k, v in joined.items()
+      name: value.reshape((height, width) + value.shape[1:])
+      for name, value in joined.values.items()
   }
-  return shaped, statistics
+  return shaped, joined.counts
 
 
 def _is_out_of_memory(error) -> bool:
@@ -310,6 +202,19 @@ def _with_smaller_blocks(run, ray_block, max_memory_gb):
   )
 
 
+def _checked_crop(crop, size):
+  """The crop within a picture of `size` (width, height)."""
+  width, height = size
+  crop = (0, 0, width, height) if crop is None else tuple(map(int, crop))
+  left, top, right, bottom = crop
+  if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+    raise ValueError(
+        f'crop: got {crop}, expected left, top, right, bottom within a picture'
+        f' of {width}x{height}'
+    )
+  return crop
+
+
 def render_image(
     model: scene_model.SceneModel,
     spec: scene_model.ModelSpec,
@@ -323,6 +228,7 @@ def render_image(
     max_memory_gb: float | None = None,
     pyramid_level: int = 0,
     pixel_size: float = 1.0,
+    crop: tuple[int, int, int, int] | None = None,
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageOutputs:
@@ -342,6 +248,8 @@ def render_image(
     pyramid_level: 1 renders half the size with pixels (and footprints) of
       twice the width, and so on.
     pixel_size: width of a pixel of level 0 in full-size pixels.
+    crop: left, top, right, bottom in pixels of the picture: render only
+      these; None is the whole picture.
     outputs: names out of `OUTPUTS`.
     progress: called with (rays done, rays in all) after every block.
 
@@ -359,8 +267,7 @@ def render_image(
   if camera.width.ndim == 0:
     camera = cameras_lib.Cameras(*(x[None] for x in camera))
   size = image_size(camera, pixel_size=pixel_size, pyramid_level=pyramid_level)
-  if min(size) < 1:
-    raise ValueError(f'got a picture of {size[0]}x{size[1]} pixels')
+  crop = _checked_crop(crop, size)
   names = _device_outputs(outputs)
   if ray_block is None:
     ray_block = memory.choose_ray_block(
@@ -371,12 +278,12 @@ def render_image(
       jnp.asarray(appearance, jnp.float32),
       jnp.asarray(background, jnp.float32),
   )
-  render_block = lambda picture, block: _render_block(
-      model, *device_arguments, picture,
-      spec=spec, options=options, outputs=names, ray_block=block,
+  render_block = lambda block, rays: ray_block_lib.render_block(
+      model, *device_arguments, block,
+      spec=spec, options=options, outputs=names, ray_block=rays,
   )  # fmt: skip
   side = pixel_size * 2.0**pyramid_level
-  run = lambda block: _render_blocks(render_block, size, block, side, progress)
+  run = lambda rays: _render_blocks(render_block, crop, rays, side, progress)
   (values, counts), ray_block = _with_smaller_blocks(
       run, ray_block, max_memory_gb
   )
@@ -391,8 +298,8 @@ def render_image(
   }
   return ImageOutputs(
       **kept,
-      statistics=None if counts is None else RenderStatistics(**counts),
-      num_rays=size[0] * size[1],
+      statistics=counts,
+      num_rays=(crop[2] - crop[0]) * (crop[3] - crop[1]),
       ray_block=ray_block,
       seconds=time.perf_counter() - start_time,
   )
