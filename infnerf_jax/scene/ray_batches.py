@@ -130,7 +130,8 @@ def _probabilities(pyramid, photo_rows, options: BatchOptions, window: int):
 
 def _num_pixels(pyramid, rows) -> np.ndarray:
   """[n, L] float64."""
-  return pyramid.sizes[rows].astype(np.float64).prod(axis=-1)
+  sizes = pyramid.sizes[rows].astype(np.float64)
+  return sizes[..., 0] * sizes[..., 1]
 
 
 def sample_batch(

@@ -118,12 +118,12 @@ def test_alpha_zero_does_not_count(tmp_path):
   pixels[..., 3] = 255
   pixels[:5, :7, 3] = 0
   pixels[20, 20, 3] = 1
-  PIL.Image.fromarray(pixels, 'RGBA').save(tmp_path / 'a.png')
+  PIL.Image.fromarray(pixels).save(tmp_path / 'a.png')
   rgb, valid = decode.read_photo(tmp_path / 'a.png')
   np.testing.assert_array_equal(rgb[valid], pixels[..., :3][valid])
   np.testing.assert_array_equal(valid, pixels[..., 3] > 0)
   pixels[..., 3] = 255
-  PIL.Image.fromarray(pixels, 'RGBA').save(tmp_path / 'b.png')
+  PIL.Image.fromarray(pixels).save(tmp_path / 'b.png')
   assert decode.read_photo(tmp_path / 'b.png')[1] is None
 
 

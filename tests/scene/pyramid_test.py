@@ -1,4 +1,4 @@
-"""The pyramid's cache: what it holds, when it is rebuilt, what it leaves out."""
+"""The pyramid's cache: what it holds, when it is rebuilt, what is left out."""
 
 import json
 import os
