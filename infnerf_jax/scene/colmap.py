@@ -127,17 +127,8 @@ def read(folder: pathlib.Path) -> validate.Draft:
     poses.append(images[row].cam_from_world().inverse().matrix())
   rows = {image.image_id: row for row, image in enumerate(images)}
   points, visibility, dropped = _points(reconstruction, rows)
-  report = {'model': model.relative_to(folder).as_posix() or '.'}
+  report = _report(folder, model, models, counts)
   report['num_points_dropped'] = dropped
-  if len(models) > 1:
-    report['models'] = {
-        path.relative_to(folder).as_posix(): count
-        for path, count in zip(models, counts, strict=True)
-    }
-    report['notes'] = [
-        f'{len(models)} COLMAP models: took {report["model"]}, the largest '
-        f'({max(counts)} photos)'
-    ]
   return validate.Draft(
       format='colmap',
       source=source,
@@ -154,6 +145,19 @@ def read(folder: pathlib.Path) -> validate.Draft:
       frame=validate.default_frame(),
       report=report,
   )
+
+
+def _report(folder, model, models, counts) -> dict:
+  """Which model was taken, and from how many."""
+  names = [path.relative_to(folder).as_posix() for path in models]
+  report = {'model': names[models.index(model)]}
+  if len(models) > 1:
+    report['models'] = dict(zip(names, counts, strict=True))
+    report['notes'] = [
+        f'{len(models)} COLMAP models: took {report["model"]}, the largest '
+        f'({max(counts)} photos)'
+    ]
+  return report
 
 
 def _lens(reconstruction, image, folder):

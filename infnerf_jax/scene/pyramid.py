@@ -214,27 +214,34 @@ def build(
       if why is not None
   ]
   _check_damaged(scene, damaged, len(usable), max_damaged_fraction)
+  pyramid = _open(
+      scene, layout, folder, usable, masked, max_bytes=int(decoded_gb * 1e9)
+  )
+  return pyramid, usable, damaged
+
+
+def _open(scene, layout, folder, usable, masked, *, max_bytes) -> PhotoPyramid:
+  """Maps a finished cache; its rows are the usable photos."""
   photos = scene_lib.select_photos(scene, usable).photos
   mapping = Mapping(folder, layout.num_pixels)
-  pyramid = PhotoPyramid(
+  return PhotoPyramid(
       photos=photos,
       sizes=layout.sizes[usable],
       offsets=layout.offsets[usable],
       level_offsets=layout.level_offsets[usable],
       has_mask=np.asarray(masked, bool)[usable],
-      downscale=float(downscale),
+      downscale=layout.downscale,
       rgb=mapping.rgb,
       valid=mapping.valid,
       on_demand=OnDemand(
           photos,
           layout.full_sizes[usable],
-          downscale=downscale,
-          num_levels=num_levels,
-          max_bytes=int(decoded_gb * 1e9),
+          downscale=layout.downscale,
+          num_levels=layout.num_levels,
+          max_bytes=max_bytes,
       ),
       mapping=mapping,
   )
-  return pyramid, usable, damaged
 
 
 def _check_damaged(scene, damaged, num_usable, max_fraction) -> None:
