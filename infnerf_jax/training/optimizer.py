@@ -53,17 +53,55 @@ def _mlps(nodes):
   return {'density': nodes['density'], 'color': nodes['color']}
 
 
-def init_nodes(nodes) -> dict[str, Any]:
+class TableState(NamedTuple):
+  """Lazy Adam of a table.
+
+  Attributes:
+    moments: [num_slots, rows, 2F] float32, first then second.
+    steps: [num_slots, rows] int32, steps that each row has taken.
+  """
+
+  moments: jax.Array
+  steps: jax.Array
+
+
+class NodeState(NamedTuple):
+  """Lazy Adam of stacked node fields.
+
+  Attributes:
+    table: of the tables.
+    mlp_moments: of each weight [num_slots, ...]: [num_slots, 2, ...].
+    mlp_steps: [num_slots] int32, steps that each slot's MLPs have taken.
+  """
+
+  table: TableState
+  mlp_moments: Any
+  mlp_steps: jax.Array
+
+
+def init_table(table) -> TableState:
+  """Zero moments and counts of a table [num_slots, rows, F]."""
+  num_slots, rows, features = table.shape
+  return TableState(
+      jnp.zeros((num_slots, rows, 2 * features)),
+      jnp.zeros((num_slots, rows), jnp.int32),
+  )
+
+
+def init_nodes(nodes) -> NodeState:
   """Zero moments and counts of stacked node fields."""
-  return {
-      'table': sparse_adam.init(nodes['table']),
-      'mlp': jax.tree.map(sparse_adam.init_slots, _mlps(nodes)),
-  }
+  return NodeState(
+      init_table(nodes['table']),
+      jax.tree.map(
+          lambda w: jnp.zeros(w.shape[:1] + (2,) + w.shape[1:]), _mlps(nodes)
+      ),
+      jnp.zeros(nodes['table'].shape[:1], jnp.int32),
+  )
 
 
 def update_nodes(
     nodes,
-    state,
+    state: NodeState,
     features: list[FeatureGradient],
     mlp_gradient,
     touched,
@@ -103,23 +141,27 @@ def update_nodes(
       apply=apply,
       implementation=implementation,
   )
-  table, table_state = sparse_adam.sparse_adam(
+  table, *table_state = sparse_adam.sparse_adam(
       nodes['table'],
-      state['table'],
+      *state.table,
       [tuple(part) for part in features],
       spec=spec.grid,
       **options,
   )
   weights, treedef = jax.tree.flatten(_mlps(nodes))
-  states = treedef.flatten_up_to(state['mlp'])
+  moments = treedef.flatten_up_to(state.mlp_moments)
   gradients = treedef.flatten_up_to(mlp_gradient)
   updated = [
-      sparse_adam.slot_adam(w, g, s, touched, **options)
-      for w, g, s in zip(weights, gradients, states, strict=True)
+      sparse_adam.slot_adam(w, g, m, state.mlp_steps, touched, **options)
+      for w, g, m in zip(weights, gradients, moments, strict=True)
   ]
-  mlps = treedef.unflatten([w for w, _ in updated])
-  mlp_state = treedef.unflatten([s for _, s in updated])
-  return {'table': table, **mlps}, {'table': table_state, 'mlp': mlp_state}
+  mlps = treedef.unflatten([u[0] for u in updated])
+  state = NodeState(
+      TableState(*table_state),
+      treedef.unflatten([u[1] for u in updated]),
+      updated[0][2],
+  )
+  return {'table': table, **mlps}, state
 
 
 def sparse_table_adam(
@@ -145,9 +187,9 @@ def sparse_table_adam(
 
   def update(gradients, state, params, *, apply=True, **unused):
     del unused
-    return sparse_adam.sparse_adam(
+    table, *state = sparse_adam.sparse_adam(
         params,
-        state,
+        *state,
         [tuple(part) for part in gradients],
         spec=spec,
         learning_rate=rate,
@@ -157,5 +199,6 @@ def sparse_table_adam(
         apply=jnp.asarray(apply),
         implementation=implementation,
     )
+    return table, TableState(*state)
 
-  return optax.GradientTransformationExtraArgs(sparse_adam.init, update)
+  return optax.GradientTransformationExtraArgs(init_table, update)

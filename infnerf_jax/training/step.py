@@ -16,6 +16,7 @@ from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import priors
 from infnerf_jax.training import state as state_lib
 from kernels.node_field import api as node_field
+from kernels.sparse_adam import api as sparse_adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,14 +283,6 @@ def _all_finite(tree):
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
 
 
-def _touched(slots, num_slots):
-  """[num_slots] bool: which slots a sample addresses."""
-  touched = jnp.zeros(num_slots + 1, bool)
-  for slot in slots:
-    touched = touched.at[jnp.where(slot < 0, num_slots, slot)].set(True)
-  return touched[:num_slots]
-
-
 def train_step(
     state: state_lib.TrainState,
     batch: RayBatch,
@@ -405,7 +398,11 @@ def _apply(state, features, mlp_gradient, grads, apply, spec, options):
       state.opt_state['nodes'],
       features,
       mlp_gradient,
-      _touched([part.slot for part in features], num_slots),
+      sparse_adam.touched_slots(
+          [part.slot for part in features],
+          num_slots,
+          implementation=spec.implementation,
+      ),
       rate=rate,
       apply=apply,
       spec=spec.field,
