@@ -124,8 +124,13 @@ def parse_arg(arg: str | None, **defaults):
     kind = type(defaults[name])
     try:
       if kind is bool:
-        values[name] = {'': True, 'true': True, '1': True, 'false': False,
-                        '0': False}[text.lower()]
+        values[name] = {
+            '': True,
+            'true': True,
+            '1': True,
+            'false': False,
+            '0': False,
+        }[text.lower()]
       else:
         values[name] = kind(text)
     except (KeyError, ValueError):

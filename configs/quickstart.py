@@ -5,23 +5,25 @@
 `:quicktest` is a run of seconds for tests.
 """
 
+import ml_collections
+
 from configs import common
 
 
 def get_config(arg=None):
   """Config; `arg` may set `quicktest`, `extent` (metres) or `photos`."""
-  values = common.parse_arg(arg, quicktest=False, extent=120.0, photos=72)
+  values = common.parse_arg(arg, quicktest=False, extent=0.0, photos=0)
   config = common.base()
-  config.data.city = {
-      'extent': values.extent,
-      'seed': 0,
-      'num_photos': values.photos,
-      'exposure_variation': 0.0,
-  }
+  config.data.city = city = ml_collections.ConfigDict()
+  city.seed = 0
+  if values.extent:
+    city.extent = values.extent  # metres
+  city.num_photos = values.photos or None  # None: what the overlap asks for
+  city.exposure_variation = 0.0
   config.num_steps = 4000
   config.field.appearance_dim = 8
   if values.quicktest:
-    config.data.city.num_photos = 12
+    config.data.city.num_photos = values.photos or 12
     config.data.downscale = 4.0
     config.num_pyramid_levels = 2
     config.data.pyramid_ray_share = (0.8, 0.2)

@@ -1,6 +1,6 @@
 """Trains a scene; the same command resumes.
 
-  python -m experiments.train --config=configs/quickstart.py --workdir=DIR
+python -m experiments.train --config=configs/quickstart.py --workdir=DIR
 """
 
 from absl import flags

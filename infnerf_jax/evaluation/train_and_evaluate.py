@@ -1,13 +1,13 @@
-"""Trains a config in a workdir and scores it: what `experiments.train` calls."""
+"""Trains a config and scores it: what `experiments.train` calls."""
 
 import pathlib
 from typing import Any
 
+from infnerf_jax import json_files
 from infnerf_jax.evaluation import evaluate as evaluate_lib
 from infnerf_jax.evaluation import previews
 from infnerf_jax.models import scene_model
 from infnerf_jax.training import loop
-from infnerf_jax.training import workdir as workdir_lib
 
 
 def trained_model(run, state) -> scene_model.SceneModel:
@@ -70,9 +70,7 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
 
   def validate(run, state):
     scores = score(config, run, state, run.split.validation, fit=False)
-    return {
-        f'validation_{name}': scores[name] for name in ('psnr', 'ssim')
-    }
+    return {f'validation_{name}': scores[name] for name in ('psnr', 'ssim')}
 
   def preview(run, state, step, folder):
     previews.write_preview(
@@ -88,5 +86,5 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
   if not len(rows):
     return {}
   result = score(config, trained.run, trained.state, rows)
-  workdir_lib.write_json_atomic(workdir / 'eval.json', result)
+  json_files.write_json_atomic(workdir / 'eval.json', result)
   return result

@@ -220,15 +220,16 @@ def undistort(points, coefficients):
     u, v = residual[..., 0], residual[..., 1]
     return jnp.stack([d * u - b * v, a * v - c * u], -1) / det[..., None], det
 
-  def newton_step(_, guess):
+  def newton_step(_, carry):
+    guess, _ = carry
     value, jacobian = _distort_jacobian(guess, coefficients)
-    step, _ = solve(jacobian, points - value)
-    return guess + step
+    step, det = solve(jacobian, points - value)
+    # Of the last guess but one: by then the two agree to the last bits.
+    return guess + step, det
 
   # A loop, not unrolled: every program with cameras compiles seconds faster.
-  guess = jax.lax.fori_loop(0, _NUM_NEWTON_STEPS, newton_step, points)
-  _, jacobian = _distort_jacobian(guess, coefficients)
-  _, det = solve(jacobian, points)
+  start = (points, jnp.ones_like(points[..., 0]))
+  guess, det = jax.lax.fori_loop(0, _NUM_NEWTON_STEPS, newton_step, start)
   return guess, 1 / jnp.abs(det)
 
 

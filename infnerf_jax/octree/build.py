@@ -105,9 +105,7 @@ def _grid_size(side, footprint, options):
     return options.grid_size
   if not np.any(np.isfinite(footprint)):
     return 256
-  typical = np.percentile(
-      footprint[np.isfinite(footprint)], _AUTO_PERCENTILE
-  )
+  typical = np.percentile(footprint[np.isfinite(footprint)], _AUTO_PERCENTILE)
   finest = side / (2 * typical)
   depth = min(options.target_depth, options.max_depth)
   return int(np.clip(np.ceil(finest / 2.0**depth / 16) * 16, 32, 2048))
@@ -119,7 +117,9 @@ def _max_level(side, grid_size, options):
   level = options.max_depth
   if options.min_gsd:
     # A relative tolerance keeps an exact power of two on its level.
-    level = min(level, int(np.floor(np.log2(root_gsd / options.min_gsd) + 1e-9)))
+    level = min(
+        level, int(np.floor(np.log2(root_gsd / options.min_gsd) + 1e-9))
+    )
   return max(level, 0)
 
 

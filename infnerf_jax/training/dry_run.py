@@ -11,8 +11,7 @@ import numpy as np
 import psutil
 
 from infnerf_jax.models import node_pool
-from infnerf_jax.training import setup
-from infnerf_jax.training import settings
+from infnerf_jax.training import settings, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 

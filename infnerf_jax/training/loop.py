@@ -1,6 +1,5 @@
 """The training loop: resumes, logs, checkpoints; the step does the work."""
 
-import json
 import math
 import pathlib
 import time
@@ -10,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infnerf_jax import errors
+from infnerf_jax import json_files
+from infnerf_jax import progress as progress_lib
 from infnerf_jax.octree import io as octree_io
-from infnerf_jax.scene import camera_io
-from infnerf_jax.scene import ray_batches
+from infnerf_jax.scene import camera_io, ray_batches
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import losses
-from infnerf_jax.training import metrics_log
-from infnerf_jax.training import setup
+from infnerf_jax.training import losses, metrics_log, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 from infnerf_jax.training import workdir as workdir_lib
@@ -93,13 +90,12 @@ def write_run_files(workdir, run: setup.Run) -> None:
   )
   camera_io.save_cameras(workdir / 'cameras.npz', names, run.plan.scene.cameras)
   split = {
-      part: [names[i] for i in rows] for part, rows in run.split._asdict().items()
+      part: [names[i] for i in rows]
+      for part, rows in run.split._asdict().items()
   }
-  workdir_lib.write_json_atomic(workdir / 'split.json', split)
-  workdir_lib.write_json_atomic(workdir / 'scene_report.json', run.report)
-  workdir_lib.write_json_atomic(
-      workdir / 'frame.json', run.plan.scene.frame
-  )
+  json_files.write_json_atomic(workdir / 'split.json', split)
+  json_files.write_json_atomic(workdir / 'scene_report.json', run.report)
+  json_files.write_json_atomic(workdir / 'frame.json', run.plan.scene.frame)
 
 
 def _restore(manager, template):
@@ -191,10 +187,11 @@ def _run_steps(config, workdir, run, manager, state, hooks):
   log = metrics_log.MetricsLog(
       workdir, config.logging, first_step=first, config=config
   )
-  with log, metrics_log.Progress(last, first=first) as progress:
-    with ray_batches.Prefetcher(
-        draw, first, num_ahead=_PREFETCH
-    ) as prefetcher:
+  with (
+      log,
+      progress_lib.Progress(last, first=first, description='train') as progress,
+  ):
+    with ray_batches.Prefetcher(draw, first, num_ahead=_PREFETCH) as prefetcher:
       marks = _Marks(time.monotonic(), 0.0, first)
       pending = None
       for k in range(first, last):
@@ -271,12 +268,3 @@ def _maybe_hook(config, hooks, run, state, done, last, log, workdir):
       and done % config.preview_every == 0
   ):
     hooks.preview(run, state, done, workdir)
-
-
-def load_json(path) -> Any:
-  """Reads a JSON file of a workdir."""
-  try:
-    return json.loads(pathlib.Path(path).read_text())
-  except (OSError, ValueError) as e:
-    first = str(e).splitlines()[0]
-    raise errors.InputError(f'{path}: cannot be read ({first})') from None

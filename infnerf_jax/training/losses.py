@@ -1,6 +1,5 @@
-"""Losses of training; each is a mean, so that weights do not depend on sizes."""
+"""Losses of training: means, so that weights do not depend on sizes."""
 
-import jax
 import jax.numpy as jnp
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from infnerf_jax.geometry import cameras as cameras_lib
 
-
 # Adam moves a parameter by about its rate a step, whatever its unit: these
 # make a step of the appearance's rate a hundredth of a typical pose error.
 _ROTATION_UNIT = 0.02  # radians

@@ -46,7 +46,13 @@ def _own_box(unit, slot):
 
 
 def consistency_points(
-    key, tree: scene_model.TreeArrays, inner, *, num_nodes, num_points, grid_size
+    key,
+    tree: scene_model.TreeArrays,
+    inner,
+    *,
+    num_nodes,
+    num_points,
+    grid_size,
 ) -> PriorPoints:
   """Points of level consistency.
 
@@ -84,10 +90,12 @@ def consistency_points(
   child_slots = jnp.where(present, child_slot, -1)
   child_slots = jnp.broadcast_to(child_slots[..., None, None], shape + (7,))
   return PriorPoints(
-      position=jnp.concatenate([
-          _own_box(in_parent, parent_slots).reshape(-1, 3),
-          around.reshape(-1, 3),
-      ]),
+      position=jnp.concatenate(
+          [
+              _own_box(in_parent, parent_slots).reshape(-1, 3),
+              around.reshape(-1, 3),
+          ]
+      ),
       slot=jnp.concatenate([parent_slots.reshape(-1), child_slots.reshape(-1)]),
   )
 
@@ -115,7 +123,9 @@ def transparency_points(
       node_key, (num_nodes,), 0, tree.slot_of_node.shape[0]
   )
   slot = jnp.repeat(
-      tree.slot_of_node[node], num_points, total_repeat_length=num_nodes * num_points
+      tree.slot_of_node[node],
+      num_points,
+      total_repeat_length=num_nodes * num_points,
   )
   unit = jax.random.uniform(point_key, (num_nodes * num_points, 3))
   return PriorPoints(position=_own_box(unit, slot), slot=slot)

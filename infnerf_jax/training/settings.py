@@ -6,10 +6,8 @@ The ConfigDict ends here; values that cannot work are refused by name.
 import numpy as np
 
 from infnerf_jax import errors
-from infnerf_jax.models import node_field
-from infnerf_jax.models import scene_model
-from infnerf_jax.octree import build
-from infnerf_jax.octree import levels
+from infnerf_jax.models import node_field, scene_model
+from infnerf_jax.octree import build, levels
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_rays
 from infnerf_jax.training import step as step_lib
@@ -22,17 +20,40 @@ def check_config(config) -> None:
     InputError: names the field, what it got and what is expected.
   """
   positive = (
-      'num_steps', 'batch_size', 'checkpoint_every', 'checkpoints_kept',
-      'num_pyramid_levels', 'field.num_grid_scales', 'field.log2_table_size',
-      'field.num_features', 'field.base_resolution', 'field.hidden_width',
-      'optimizer.lr_initial', 'optimizer.lr_final', 'logging.log_every',
+      'num_steps',
+      'batch_size',
+      'checkpoint_every',
+      'checkpoints_kept',
+      'num_pyramid_levels',
+      'field.num_grid_scales',
+      'field.log2_table_size',
+      'field.num_features',
+      'field.base_resolution',
+      'field.hidden_width',
+      'optimizer.lr_initial',
+      'optimizer.lr_final',
+      'logging.log_every',
   )
   zero_or_more = (
-      'ray_microbatch', 'eval_every', 'preview_every', 'max_memory_gb',
-      'max_depth', 'grid_size', 'target_depth', 'max_gsd', 'min_gsd',
-      'scene_bound', 'num_slots', 'data.downscale', 'data.cache_gb',
-      'data.test_every', 'data.validation_every', 'lambda_rgb',
-      'lambda_distortion', 'lambda_regularization', 'lambda_transparency',
+      'ray_microbatch',
+      'eval_every',
+      'preview_every',
+      'max_memory_gb',
+      'max_depth',
+      'grid_size',
+      'target_depth',
+      'max_gsd',
+      'min_gsd',
+      'scene_bound',
+      'num_slots',
+      'data.downscale',
+      'data.cache_gb',
+      'data.test_every',
+      'data.validation_every',
+      'lambda_rgb',
+      'lambda_distortion',
+      'lambda_regularization',
+      'lambda_transparency',
       'field.appearance_dim',
   )
   for name in positive:
@@ -49,9 +70,11 @@ def check_config(config) -> None:
         f'config.ray_microbatch: got {size}, expected a divisor of'
         f' batch_size = {config.batch_size}'
     )
-  if len(config.data.pyramid_ray_share) < 1 or not np.all(
-      np.asarray(config.data.pyramid_ray_share) >= 0
-  ) or not np.sum(config.data.pyramid_ray_share) > 0:
+  if (
+      len(config.data.pyramid_ray_share) < 1
+      or not np.all(np.asarray(config.data.pyramid_ray_share) >= 0)
+      or not np.sum(config.data.pyramid_ray_share) > 0
+  ):
     raise errors.InputError(
         'config.data.pyramid_ray_share: got'
         f' {tuple(config.data.pyramid_ray_share)}, expected shares >= 0 with'

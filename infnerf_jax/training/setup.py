@@ -8,17 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax import errors
-from infnerf_jax.models import node_pool
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import build
 from infnerf_jax.render import render_rays
 from infnerf_jax.scene import pyramid as pyramid_lib
-from infnerf_jax.scene import readers
+from infnerf_jax.scene import readers, synthesize
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene import split as split_lib
-from infnerf_jax.scene import synthesize
-from infnerf_jax.training import priors
-from infnerf_jax.training import settings
+from infnerf_jax.training import priors, settings
 from infnerf_jax.training import step as step_lib
 
 

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from infnerf_jax.models import node_pool
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.training import optimizer
 
 

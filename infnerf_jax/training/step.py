@@ -10,10 +10,8 @@ import optax
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.render import render_rays
-from infnerf_jax.training import losses
-from infnerf_jax.training import optimizer
+from infnerf_jax.training import losses, optimizer, priors
 from infnerf_jax.training import poses as poses_lib
-from infnerf_jax.training import priors
 from infnerf_jax.training import state as state_lib
 from kernels.node_field import api as node_field
 from kernels.sparse_adam import api as sparse_adam
@@ -147,8 +145,19 @@ def _mlps(nodes):
   return {'density': nodes['density'], 'color': nodes['color']}
 
 
-def _ray_loss(trainable, table, spec, surroundings, samples, rays, batch,
-              background, num_valid, num_rays, options):
+def _ray_loss(
+    trainable,
+    table,
+    spec,
+    surroundings,
+    samples,
+    rays,
+    batch,
+    background,
+    num_valid,
+    num_rays,
+    options,
+):
   """Losses of some rays as their share of the whole batch's means."""
   model = scene_model.SceneModel(
       surroundings.tree,
@@ -162,7 +171,11 @@ def _ray_loss(trainable, table, spec, surroundings, samples, rays, batch,
     rays = poses_lib.move_rays(rays, motion)
     samples = samples._replace(
         position=poses_lib.follow(
-            samples.position, samples.slot, samples.level, rays, samples.t,
+            samples.position,
+            samples.slot,
+            samples.level,
+            rays,
+            samples.t,
             root_side=spec.root_side,
         )
     )
@@ -184,8 +197,17 @@ def _ray_loss(trainable, table, spec, surroundings, samples, rays, batch,
   return loss, (mse, distortion)
 
 
-def _ray_gradients(trainable, table, spec, surroundings, samples, rays, batch,
-                   background, options):
+def _ray_gradients(
+    trainable,
+    table,
+    spec,
+    surroundings,
+    samples,
+    rays,
+    batch,
+    background,
+    options,
+):
   """Gradients of the ray losses, whole or by microbatches of rays."""
   num_rays, num_samples = samples.t.shape
   num_valid = jnp.maximum(jnp.sum(batch.valid), 1)
@@ -193,8 +215,17 @@ def _ray_gradients(trainable, table, spec, surroundings, samples, rays, batch,
   def gradients(samples, rays, batch):
     probe = _probe(spec, samples.t.size)
     return jax.grad(_ray_loss, has_aux=True)(
-        {**trainable, 'probe': probe}, table, spec, surroundings, samples,
-        rays, batch, background, num_valid, num_rays, options,
+        {**trainable, 'probe': probe},
+        table,
+        spec,
+        surroundings,
+        samples,
+        rays,
+        batch,
+        background,
+        num_valid,
+        num_rays,
+        options,
     )
 
   size = options.ray_microbatch
@@ -229,7 +260,11 @@ def _prior_loss(trainable, table, spec, consistency, transparency, options):
   slot = jnp.concatenate([p.slot for p in parts])
   nodes = {'table': table, 'density': trainable['density']}
   raw = node_field.node_density(
-      nodes, position, slot, spec=spec.field, probe=trainable['probe'],
+      nodes,
+      position,
+      slot,
+      spec=spec.field,
+      probe=trainable['probe'],
       implementation=spec.implementation,
   )
   # exp(-density * h): h cancels in density = trunc_exp(raw) / h.
@@ -257,8 +292,11 @@ def _prior_gradients(key, nodes, spec, surroundings, options):
   )
   if options.lambda_regularization and surroundings.inner.shape[0]:
     consistency = priors.consistency_points(
-        keys[0], surroundings.tree, surroundings.inner,
-        grid_size=spec.field.grid.finest_resolution, **sizes,
+        keys[0],
+        surroundings.tree,
+        surroundings.inner,
+        grid_size=spec.field.grid.finest_resolution,
+        **sizes,
     )
   if options.lambda_transparency:
     transparency = priors.transparency_points(
@@ -270,7 +308,8 @@ def _prior_gradients(key, nodes, spec, surroundings, options):
   position = jnp.concatenate([p.position for p in parts])
   slot = jnp.concatenate([p.slot for p in parts])
   trainable = {
-      'density': nodes['density'], 'probe': _probe(spec, slot.shape[0])
+      'density': nodes['density'],
+      'probe': _probe(spec, slot.shape[0]),
   }
   grads, values = jax.grad(_prior_loss, has_aux=True)(
       trainable, nodes['table'], spec, consistency, transparency, options
@@ -280,7 +319,9 @@ def _prior_gradients(key, nodes, spec, surroundings, options):
 
 
 def _all_finite(tree):
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]))
+  return jnp.all(
+      jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
+  )
 
 
 def train_step(
@@ -312,7 +353,10 @@ def train_step(
       jax.random.fold_in(key, state.step), 3
   )
   rays = cameras_lib.camera_rays(
-      surroundings.cameras, batch.photo_idx, batch.pix, batch.pixel_size,
+      surroundings.cameras,
+      batch.photo_idx,
+      batch.pix,
+      batch.pixel_size,
       root_side=spec.root_side,
   )
   model = scene_model.SceneModel(
@@ -336,12 +380,20 @@ def train_step(
     background = jax.random.uniform(background_key, (3,))
   trainable = {'mlp': _mlps(nodes), 'dense': dense}
   grads, mse, distortion = _ray_gradients(
-      trainable, nodes['table'], spec, surroundings, samples, rays, batch,
-      background, options,
+      trainable,
+      nodes['table'],
+      spec,
+      surroundings,
+      samples,
+      rays,
+      batch,
+      background,
+      options,
   )
   features = [
       optimizer.FeatureGradient(
-          samples.position.reshape(-1, 3), samples.slot.reshape(-1),
+          samples.position.reshape(-1, 3),
+          samples.slot.reshape(-1),
           grads['probe'],
       )
   ]
@@ -436,8 +488,13 @@ def make_train_step(
 
   def step(state, batch, surroundings, key):
     return train_step(
-        state, batch, surroundings, key,
-        spec=spec, render_options=render_options, options=options,
+        state,
+        batch,
+        surroundings,
+        key,
+        spec=spec,
+        render_options=render_options,
+        options=options,
     )
 
   return jax.jit(step, donate_argnums=0)

@@ -43,7 +43,11 @@ def test_parent_and_child_points_are_the_same_place():
   arrays = scene_model.tree_arrays(octree, slots)
   inner = jnp.asarray(priors.inner_nodes(octree))
   points = priors.consistency_points(
-      jax.random.key(3), arrays, inner, num_nodes=6, num_points=5,
+      jax.random.key(3),
+      arrays,
+      inner,
+      num_nodes=6,
+      num_points=5,
       grid_size=_GRID,
   )
   num = 6 * 8 * 5
@@ -69,7 +73,9 @@ def test_parent_and_child_points_are_the_same_place():
       assert slot[row] == child
       step = np.abs(_world(octree, child, position[row]) - center)
       np.testing.assert_allclose(np.sort(step), [0, 0, gsd], atol=1e-6)
-      assert np.all(position[row] >= -1e-6) and np.all(position[row] <= 1 + 1e-6)
+      assert np.all(position[row] >= -1e-6) and np.all(
+          position[row] <= 1 + 1e-6
+      )
     seen += 1
   assert seen > 0
   # Absent children: nothing is evaluated.
@@ -84,7 +90,11 @@ def test_absent_slots_are_left_out():
   arrays = scene_model.tree_arrays(octree, slots)
   inner = jnp.asarray(priors.inner_nodes(octree))
   points = priors.consistency_points(
-      jax.random.key(0), arrays, inner, num_nodes=8, num_points=2,
+      jax.random.key(0),
+      arrays,
+      inner,
+      num_nodes=8,
+      num_points=2,
       grid_size=_GRID,
   )
   assert set(np.unique(points.slot)) <= {-1, 0, 1}

@@ -49,9 +49,7 @@ def test_a_non_finite_step_changes_only_the_counters():
   state, _ = tiny.run_steps(tiny.state(), 2)
   before = [x.copy() for x in _leaves((state.params, state.opt_state))]
   step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, tiny.STEP)
-  bad = tiny.batch(32, 5)._replace(
-      rgb=jnp.full((32, 3), jnp.nan, jnp.float32)
-  )
+  bad = tiny.batch(32, 5)._replace(rgb=jnp.full((32, 3), jnp.nan, jnp.float32))
   state, metrics = step(state, bad, tiny.surroundings(), jax.random.key(7))
   assert not bool(metrics.finite['loss'])
   assert int(state.skipped) == 1 and int(state.skipped_in_row) == 1
@@ -81,7 +79,8 @@ def test_spare_slots_do_not_change_the_others():
   exact, _ = tiny.run_steps(tiny.state(), 3)
   spare, _ = tiny.run_steps(tiny.state(num_slots=num_nodes + 3), 3)
   for a, b in zip(
-      _leaves(exact.params['nodes']), _leaves(spare.params['nodes']),
+      _leaves(exact.params['nodes']),
+      _leaves(spare.params['nodes']),
       strict=True,
   ):
     np.testing.assert_array_equal(a, b[:num_nodes])

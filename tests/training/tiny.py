@@ -61,21 +61,23 @@ def cameras() -> cameras_lib.Cameras:
   """Four cameras around the root."""
   center = octree().center
   offsets = np.array([[4, 0, 3], [0, 4, 3], [-4, 0, 3], [0, -0.5, 4.0]])
-  return cameras_lib.stack([
-      cameras_lib.make_camera(
-          focal=30.0, width=40, height=30,
-          cam_to_world=cameras_lib.look_at(center + o, center),
-      )
-      for o in offsets
-  ])
+  return cameras_lib.stack(
+      [
+          cameras_lib.make_camera(
+              focal=30.0,
+              width=40,
+              height=30,
+              cam_to_world=cameras_lib.look_at(center + o, center),
+          )
+          for o in offsets
+      ]
+  )
 
 
 def surroundings(num_slots=None) -> step_lib.Surroundings:
   """Device arrays of the tiny scene."""
   tree = octree()
-  slots = node_pool.identity_slots(
-      tree.num_nodes, num_slots or tree.num_nodes
-  )
+  slots = node_pool.identity_slots(tree.num_nodes, num_slots or tree.num_nodes)
   return step_lib.Surroundings(
       tree=scene_model.tree_arrays(tree, slots),
       cameras=scene_model.device_cameras(cameras(), tree),

@@ -179,7 +179,7 @@ def _candidates(city, cameras, num: int, seed: int):
   directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
   origins = table.cam_to_world[:, :, 3]
   slope = 0.564 / table.intrinsics[:, 0]
-  view, _ = rendering.render_rays(city, origins, directions, slope)
+  view = rendering.render_rays(city, origins, directions, slope)
   reach = np.where(view.valid, view.depth, 0.0)[:, None]
   positions = origins + reach * directions
   # Structure from motion finds little on the plain fields around.

@@ -1,0 +1,38 @@
+"""Benchmarks, each against a reference or a peer in the same run.
+
+python -m experiments.bench --suite=train --out=FILE.json
+
+Suites: train (about 5 minutes on two cores), render (2), kernels (2), all.
+FILE.json holds the machine and a list of rows {name, value, unit, reference,
+ratio, target, passed, ...}; what cannot run here (no torch, no compiler) is a
+row that says so. The peer needs torch, which nothing else does. Measure on a
+machine that does nothing else.
+"""
+
+from absl import flags
+
+from infnerf_jax import command, errors
+from infnerf_jax.evaluation.bench import suites
+
+_SUITE = flags.DEFINE_string(
+    'suite', 'all', f'One of {", ".join(suites.SUITES)} or all.'
+)
+_OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
+_TINY = flags.DEFINE_bool(
+    'tiny', False, 'Tiny shapes: shows that it runs, measures nothing.'
+)
+
+
+def main(argv) -> None:
+  del argv
+  if not _OUT.value:
+    raise errors.InputError('--out: got nothing, expected a JSON file')
+  context = suites.tiny_context() if _TINY.value else None
+  result = suites.run(_SUITE.value, context)
+  suites.write(result, _OUT.value)
+  print(suites.table(result))
+  print(f'wrote {_OUT.value}')
+
+
+if __name__ == '__main__':
+  command.run(main)

@@ -1,0 +1,231 @@
+"""Benchmark suites by name; each is a list of rows."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Callable
+
+from infnerf_jax import errors
+from infnerf_jax.evaluation.bench import breakdown
+from infnerf_jax.evaluation.bench import contests
+from infnerf_jax.evaluation.bench import harness
+from infnerf_jax.evaluation.bench import shapes
+
+# Ratios by CPU time, one thread, that training and inference must reach.
+_TRAIN_TARGETS = {'small': 5.0, 'paper': 10.0}
+_RENDER_TARGET = 12.0
+_THREADS_TARGET = 1.6
+_SLOTS_TARGET = 1.2
+
+_NOTES = {
+    'stacked': (
+        'one parameter for all nodes; a node is indexed; autograd; fused Adam'
+    ),
+    'per_node': 'parameters of their own for each node; autograd; fused Adam',
+    'hand_written': (
+        'embedding_bag and a backward pass by hand into persistent buffers'
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What a suite runs on.
+
+  Attributes:
+    shapes: by name: those of the promise, or tiny ones in a test.
+    efforts: how long each is measured.
+  """
+
+  shapes: dict[str, shapes.StepShape]
+  efforts: dict[str, contests.Effort]
+
+
+def default_context() -> Context:
+  """The promised shapes."""
+  return Context(
+      shapes={k: shapes.SHAPES[k] for k in ('small', 'paper')},
+      efforts={
+          'small': contests.Effort(rounds=5),
+          # Steps of seconds: one call a turn.
+          'paper': contests.Effort(rounds=3, warmup=1),
+      },
+  )
+
+
+def tiny_context() -> Context:
+  """Seconds instead of minutes, for tests."""
+  effort = contests.Effort(rounds=1, warmup=1, turn_seconds=0.0)
+  return Context(
+      shapes={'small': shapes.SHAPES['tiny']}, efforts={'small': effort}
+  )
+
+
+def _ours(step: str, implementation: str = 'native') -> contests.Peer:
+  return contests.Peer(
+      implementation, f'jax_steps:{step}', {'implementation': implementation}
+  )
+
+
+def _torch(step: str, formulation: str, target, optimizer=None):
+  name, arguments = f'torch {formulation}', {'formulation': formulation}
+  if optimizer:
+    name += f' {optimizer} Adam'
+    arguments['optimizer'] = optimizer
+  return contests.Peer(
+      name, f'torch_peer:{step}', arguments, target, _NOTES[formulation]
+  )
+
+
+def _xla(step: str) -> contests.Peer:
+  return dataclasses.replace(
+      _ours(step, 'xla'), note='the fallback of the same kernels'
+  )
+
+
+def _train_peers(target):
+  step = 'train_step'
+  return [
+      _torch(step, 'stacked', target, 'dense'),
+      _torch(step, 'per_node', target, 'dense'),
+      _torch(step, 'hand_written', target, 'dense'),
+      _torch(step, 'hand_written', None, 'lazy'),
+      _xla(step),
+  ]
+
+
+def _render_peers(target):
+  step = 'inference_step'
+  return [
+      _torch(step, 'per_node', target),
+      _torch(step, 'hand_written', target),
+      _xla(step),
+  ]
+
+
+def _second_core(name, shape, step, effort):
+  """The native backend with two threads against itself with one."""
+  return contests.two_workers(
+      f'{name}/native 2 threads vs 1/wall',
+      'ms',
+      (_ours(step), shape, 2),
+      (_ours(step), shape, 1),
+      effort,
+      clock='wall',
+      target=_THREADS_TARGET,
+  )
+
+
+def _resident_nodes(shape, effort):
+  """A step must cost what its samples cost, not what is resident."""
+  few = dataclasses.replace(shape, num_nodes=64, num_slots=64)
+  many = dataclasses.replace(few, num_slots=512)
+  return contests.two_workers(
+      'train/small/64 vs 512 resident nodes/cpu',
+      'ms',
+      (_ours('train_step'), few, 1),
+      (_ours('train_step'), many, 1),
+      effort,
+      clock='cpu',
+      target=_SLOTS_TARGET,
+      rule='<=',
+      note='the same samples in 64 nodes; ratio: 512 over 64',
+  )
+
+
+def _steps(prefix, step, peers_of, context: Context, targets):
+  """Rows of a step against peers, with one and with two threads."""
+  rows = []
+  for key, shape in context.shapes.items():
+    name, effort = f'{prefix}/{key}', context.efforts[key]
+    peers = peers_of(targets[key])
+    rows += contests.against_peers(name, shape, _ours(step), peers, effort)
+    # With two threads the ratios are reported; the promise is for one.
+    pair = [dataclasses.replace(p, target=None) for p in (peers[0], peers[-2])]
+    rows += contests.against_peers(
+        name, shape, _ours(step), pair, effort, threads=2
+    )
+    rows.append(_second_core(name, shape, step, effort))
+  return rows
+
+
+def run_train(context: Context) -> list[harness.Row]:
+  """Training steps, resident nodes, where the time goes, waiting for input."""
+  rows = _steps('train', 'train_step', _train_peers, context, _TRAIN_TARGETS)
+  rows.append(
+      _resident_nodes(context.shapes['small'], context.efforts['small'])
+  )
+  for key, shape in context.shapes.items():
+    rows += breakdown.rows(f'train/{key}', shape, context.efforts[key])
+  return rows
+
+
+def run_render(context: Context) -> list[harness.Row]:
+  """Inference."""
+  targets = dict.fromkeys(context.shapes, _RENDER_TARGET)
+  return _steps('render', 'inference_step', _render_peers, context, targets)
+
+
+def run_kernels(context: Context) -> list[harness.Row]:
+  """Parts of a step: the native backend against the fallback."""
+  rows = []
+  for key, shape in context.shapes.items():
+    rows += breakdown.backends(f'kernels/{key}', shape, context.efforts[key])
+  return rows
+
+
+SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
+    'train': run_train,
+    'render': run_render,
+    'kernels': run_kernels,
+}
+
+
+def run(suite: str, context: Context | None = None) -> dict:
+  """Runs a suite.
+
+  Args:
+    suite: one of `SUITES`, or 'all'.
+    context: shapes and effort, the promised ones where None.
+
+  Returns:
+    {'suite', 'machine', 'rows'}, JSON values.
+
+  Raises:
+    InputError: no such suite.
+  """
+  if suite != 'all' and suite not in SUITES:
+    raise errors.InputError(
+        f'--suite: got {suite!r}, expected one of {", ".join(SUITES)} or all'
+    )
+  context = context or default_context()
+  names = list(SUITES) if suite == 'all' else [suite]
+  rows = [row for name in names for row in SUITES[name](context)]
+  return {
+      'suite': suite,
+      'machine': harness.machine(),
+      'rows': [dataclasses.asdict(row) for row in rows],
+  }
+
+
+def write(result: dict, path) -> None:
+  """Writes a result as JSON."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(result, indent=1) + '\n')
+
+
+def table(result: dict) -> str:
+  """The rows as lines to read."""
+  number = lambda x: '-' if x is None else f'{x:.4g}'
+  lines = []
+  for row in result['rows']:
+    passed = {True: 'passed', False: 'FAILED', None: ''}[row['passed']]
+    target = f'{row["rule"]} {row["target"]:g}' if row['target'] else ''
+    note = row['note'] if row['value'] is None else row['unit']
+    lines.append(
+        f'{row["name"]:64s} {number(row["value"]):>9s}'
+        f' {number(row["reference"]):>9s} {number(row["ratio"]):>7s}'
+        f' {target:>8s} {passed:6s} {note}'
+    )
+  return '\n'.join(lines)
