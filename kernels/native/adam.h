@@ -1,0 +1,212 @@
+// Lazy Adam of one grid scale of one slot: sum the gradients of its rows in a
+// scratch buffer, then one pass over the touched rows in ascending order, so
+// that table, moments and steps are read as memory likes it.
+#ifndef INFNERF_ADAM_H_
+#define INFNERF_ADAM_H_
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <vector>
+
+#include "grid.h"
+#include "sort.h"
+
+namespace infnerf {
+
+// -0.0f marks an untouched row: sums of touched rows never have these bits.
+constexpr uint32_t UNTOUCHED = 0x80000000u;
+constexpr int GROUP = 8;  // rows that share one byte of `touched`
+
+class Scratch {
+ public:
+  ~Scratch() { std::free(grad); }
+  void reserve(int64_t rows) {
+    if (rows <= capacity_) return;
+    std::free(grad);
+    const size_t page = size_t(2) << 20;
+    const size_t bytes = (rows * F * 4 + page - 1) / page * page;
+    grad = static_cast<float*>(std::aligned_alloc(page, bytes));
+    madvise(grad, bytes, MADV_HUGEPAGE);  // advice only: failure is harmless
+    for (int64_t i = 0; i < rows * F; ++i) grad[i] = -0.0f;
+    touched.assign(rows / GROUP + 8, 0);
+    capacity_ = rows;
+  }
+  float* grad = nullptr;
+  std::vector<uint8_t> touched;
+
+ private:
+  int64_t capacity_ = 0;
+};
+
+struct GradientCall {
+  const float* position;
+  const float* grad;  // [L, samples, F]
+  int64_t samples;
+  Sorted sorted;
+};
+
+struct AdamRule {
+  float rate, b1, b2, a1, a2, eps;
+  std::vector<float> correction;  // pairs 1 / (1 - b1^t), 1 / (1 - b2^t)
+  int32_t last;                   // from here on both are 1 in float32
+  AdamRule(float rate_, double b1_, double b2_, double eps_)
+      : rate(rate_), b1(b1_), b2(b2_), a1(1 - b1_), a2(1 - b2_), eps(eps_) {
+    double p1 = 1, p2 = 1;
+    correction = {1.0f, 1.0f};
+    while ((p1 > 1e-8 || p2 > 1e-8) && correction.size() < (1 << 21)) {
+      p1 *= b1_, p2 *= b2_;
+      correction.push_back(float(1 / (1 - p1)));
+      correction.push_back(float(1 / (1 - p2)));
+    }
+    last = int32_t(correction.size() / 2 - 1);
+  }
+  const float* at(int32_t step) const {
+    return &correction[2 * (step < last ? step : last)];
+  }
+};
+
+inline void accumulate(const GradientCall& call, int64_t slot, int l,
+                       const Scale& s, Scratch* scratch) {
+  const int64_t begin = call.sorted.begin[slot];
+  const int64_t end = call.sorted.begin[slot + 1];
+  const float* grad = call.grad + l * call.samples * F;
+  const bool prefetch = int64_t(s.rows) * F * 4 > 100 * 1024;
+  Axes<GRID_BLOCK> axes[2];
+  GridBlock blocks[2];
+  const float* at[2][3];
+  for (int k = 0; k < 2; ++k) {
+    for (int a = 0; a < 3; ++a) at[k][a] = axes[k].data[a];
+  }
+  float* sums = scratch->grad;
+  uint8_t* touched = scratch->touched.data();
+  auto size = [&](int64_t i) {
+    return int(end - i < GRID_BLOCK ? end - i : GRID_BLOCK);
+  };
+  auto prepare = [&](int64_t i, int k) {
+    axes[k].fill(call.position, call.sorted.order.data() + i, size(i));
+    grid_rows(s, at[k], size(i), &blocks[k]);
+    if (!prefetch) return;
+    for (int c = 0; c < 8; ++c) {
+      for (int j = 0; j < size(i); ++j) {
+        __builtin_prefetch(sums + size_t(blocks[k].row[c][j]) * F, 1, 3);
+      }
+    }
+  };
+  if (begin < end) prepare(begin, 0);
+  int k = 0;
+  for (int64_t i = begin; i < end; i += GRID_BLOCK, k ^= 1) {
+    if (i + GRID_BLOCK < end) prepare(i + GRID_BLOCK, k ^ 1);
+    const GridBlock& b = blocks[k];
+    const int32_t* order = call.sorted.order.data() + i;
+    for (int j = 0; j < size(i); j += 8) {
+      alignas(32) v8f w[8];
+      grid_weights(b, j, w);
+      const float* flat = reinterpret_cast<const float*>(w);
+      for (int e = 0; e < 8 && j + e < size(i); ++e) {
+        const float* g = grad + int64_t(order[j + e]) * F;
+        for (int c = 0; c < 8; ++c) {
+          const size_t row = b.row[c][j + e];
+          touched[row / GROUP] = 1;
+          // + 0.0f: a sum that is -0 becomes +0, so never looks untouched.
+          for (int f = 0; f < F; ++f) {
+            sums[row * F + f] =
+                (sums[row * F + f] + flat[8 * c + e] * g[f]) + 0.0f;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Rows r .. r+3 with two features: one vector each of table and gradient, two
+// of moments (rows [m0 m1 v0 v1]).
+INFNERF_INLINE void update_four(const AdamRule& rule, v8f g, float* table,
+                                float* moments, int32_t* steps) {
+  const v8i untouched = (v8i)((v8u)g == UNTOUCHED);
+  const v8f a = load(moments), b = load(moments + 8), p = load(table);
+  const v8f m0 = __builtin_shuffle(a, b, v8i{0, 1, 4, 5, 8, 9, 12, 13});
+  const v8f v0 = __builtin_shuffle(a, b, v8i{2, 3, 6, 7, 10, 11, 14, 15});
+  v8f c1, c2;
+  for (int r = 0; r < 4; ++r) {
+    steps[r] += untouched[2 * r] ? 0 : 1;
+    const float* c = rule.at(steps[r]);
+    c1[2 * r] = c1[2 * r + 1] = c[0];
+    c2[2 * r] = c2[2 * r + 1] = c[1];
+  }
+  v8f m = rule.b1 * m0 + rule.a1 * g;
+  v8f v = rule.b2 * v0 + rule.a2 * (g * g);
+  const v8f next = p - rule.rate * (m * c1) / (sqrt(v * c2) + rule.eps);
+  m = untouched ? m0 : m;
+  v = untouched ? v0 : v;
+  store(table, untouched ? p : next);
+  store(moments, __builtin_shuffle(m, v, v8i{0, 1, 8, 9, 2, 3, 10, 11}));
+  store(moments + 8, __builtin_shuffle(m, v, v8i{4, 5, 12, 13, 6, 7, 14, 15}));
+}
+
+inline void update_row(const AdamRule& rule, const float* g, float* table,
+                       float* moments, int32_t* step) {
+  const float* c = rule.at(++*step);
+  for (int f = 0; f < F; ++f) {
+    float& m = moments[f];
+    float& v = moments[F + f];
+    m = rule.b1 * m + rule.a1 * g[f];
+    v = rule.b2 * v + rule.a2 * (g[f] * g[f]);
+    table[f] -= rule.rate * (m * c[0]) /
+                (__builtin_sqrtf(v * c[1]) + rule.eps);
+  }
+}
+
+INFNERF_INLINE bool row_touched(const float* g) {
+  uint32_t bits;
+  std::memcpy(&bits, g, 4);
+  return bits != UNTOUCHED;
+}
+
+// One Adam step of every touched row; leaves the scratch as it was at first.
+inline void update_rows(const AdamRule& rule, int64_t rows, float* table,
+                        float* moments, int32_t* steps, Scratch* scratch) {
+  float* sums = scratch->grad;
+  uint8_t* touched = scratch->touched.data();
+  constexpr int AHEAD = 16;
+  for (int64_t g = 0; g * GROUP < rows; ++g) {
+    if (g % 8 == 0) {
+      uint64_t any;
+      std::memcpy(&any, touched + g, 8);
+      if (any == 0) {
+        g += 7;
+        continue;
+      }
+    }
+    const int64_t p = g + AHEAD;
+    if (p * GROUP < rows && touched[p]) {
+      __builtin_prefetch(table + p * GROUP * F, 1, 3);
+      __builtin_prefetch(moments + p * GROUP * 2 * F, 1, 3);
+      __builtin_prefetch(moments + p * GROUP * 2 * F + GROUP * F, 1, 3);
+      __builtin_prefetch(steps + p * GROUP, 1, 3);
+    }
+    if (!touched[g]) continue;
+    touched[g] = 0;
+    if constexpr (F == 2) {
+      for (int64_t r = g * GROUP; r < (g + 1) * GROUP; r += 4) {
+        const v8f grad = load(sums + r * F);
+        if (!(row_touched(sums + r * F) || row_touched(sums + r * F + 2) ||
+              row_touched(sums + r * F + 4) || row_touched(sums + r * F + 6)))
+          continue;
+        update_four(rule, grad, table + r * F, moments + r * 2 * F, steps + r);
+        store(sums + r * F, splat(-0.0f));
+      }
+    } else {
+      for (int64_t r = g * GROUP; r < (g + 1) * GROUP; ++r) {
+        if (!row_touched(sums + r * F)) continue;
+        update_row(rule, sums + r * F, table + r * F, moments + r * 2 * F,
+                   steps + r);
+        for (int f = 0; f < F; ++f) sums[r * F + f] = -0.0f;
+      }
+    }
+  }
+}
+
+}  // namespace infnerf
+
+#endif  // INFNERF_ADAM_H_

@@ -1,0 +1,147 @@
+"""Locate: descent and box-local positions against a float64 oracle."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels import locate
+from kernels.locate import native
+from tests.kernels import common
+
+
+def _oracle(args, root_side, max_level):
+  """NumPy, float64, one sample at a time; origins are high + low."""
+  o, lo, d, t, target, children, slots = (np.asarray(a) for a in args)
+  origin = o.astype(np.float64) + lo
+  node_id = np.zeros(t.shape, int)
+  level = np.zeros(t.shape, int)
+  position = np.zeros(t.shape + (3,))
+  margin = np.ones(t.shape)  # distance to the nearest face that mattered
+  for r in range(t.shape[0]):
+    for i in range(t.shape[1]):
+      x = origin[r] + float(t[r, i]) * d[r].astype(np.float64) / root_side
+      q = (x - 0.5) * 2
+      m = np.abs(q).max()
+      margin[r, i] = min(1, np.abs(np.abs(q) - 1).min())
+      if m > 1:
+        q = (2 - 1 / m) * q / m
+      position[r, i] = (q + 2) / 4
+      if not np.all((x >= 0) & (x < 1)):
+        continue
+      node, corner, local = 0, np.zeros(3), x
+      for at in range(1, min(target[r, i], max_level) + 1):
+        margin[r, i] = min(margin[r, i], np.abs(local - 0.5).min())
+        upper = local >= 0.5
+        node = children[node, upper @ [4, 2, 1]]
+        if node < 0:
+          break
+        corner = 2 * corner + upper
+        local = x * 2.0**at - corner
+        if slots[node] >= 0:
+          node_id[r, i], level[r, i] = node, at
+          position[r, i] = local
+  return node_id, slots[node_id], level, position, margin
+
+
+def _check(got, want, min_clear, atol):
+  clear = want[4] > min_clear
+  assert clear.mean() > 0.9
+  for a, b in zip(got[:3], want[:3]):
+    np.testing.assert_array_equal(np.asarray(a)[clear], b[clear])
+  np.testing.assert_allclose(
+      np.asarray(got.position)[clear], want[3][clear], rtol=0, atol=atol
+  )
+
+
+@pytest.mark.parametrize("implementation", common.ALL)
+def test_random_tree_equals_numpy(implementation):
+  args = native.example()
+  rule = dict(root_side=17.0, max_level=3)
+  got = locate.locate(*args, **rule, implementation=implementation)
+  want = _oracle(args, **rule)
+  assert len(np.unique(want[2])) == 3
+  _check(got, want, 1e-5, 1e-5)
+
+
+def _deep_tree(origin, max_level):
+  """All eight children along the path to `origin` and its neighbours."""
+  cells = {(0, 0, 0): 0}
+  children = [[-1] * 8]
+  for level in range(1, max_level + 1):
+    centre = np.floor(origin * 2.0**level)
+    new = {}
+    for key, node in cells.items():
+      for octant in range(8):
+        bits = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
+        cell = 2 * np.array(key) + bits
+        if np.abs(cell - centre).max() <= 3:
+          children[node][octant] = len(children)
+          new[tuple(cell)] = len(children)
+          children.append([-1] * 8)
+    cells = new
+  return np.array(children, np.int32)
+
+
+@pytest.mark.parametrize("implementation", common.ALL)
+def test_level_20_next_to_a_camera_far_from_the_corner(implementation):
+  root_side, max_level = 1000e3, 20  # cells of 0.95 m in 1,000 km
+  origin = np.array([0.7234567890123, 0.8123456789012, 0.6345678901234])
+  rng = np.random.default_rng(0)
+  children = _deep_tree(origin, max_level)
+  high = origin.astype(np.float32)
+  low = (origin - high).astype(np.float32)
+  d = rng.normal(size=(20, 3))
+  d = (d / np.linalg.norm(d, axis=-1, keepdims=True)).astype(np.float32)
+  t = rng.uniform(0, 2.0, (20, 30)).astype(np.float32)
+  args = (
+      np.tile(high, (20, 1)),
+      np.tile(low, (20, 1)),
+      d,
+      t,
+      np.full((20, 30), 20, np.int32),
+      children,
+      np.arange(len(children), dtype=np.int32),
+  )
+  args = tuple(jnp.asarray(a) for a in args)
+  rule = dict(root_side=root_side, max_level=max_level)
+  got = locate.locate(*args, **rule, implementation=implementation)
+  want = _oracle(args, **rule)
+  assert np.all(want[2] == 20)
+  _check(got, want, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("implementation", common.ALL)
+def test_missing_root_and_empty_rays(implementation):
+  args = list(native.example())
+  args[6] = jnp.full_like(args[6], -1)
+  rule = dict(root_side=17.0, max_level=3, implementation=implementation)
+  got = locate.locate(*args, **rule)
+  assert np.all(got.slot == -1) and np.all(got.node_id == 0)
+  empty = [a[:0] for a in args[:5]] + args[5:]
+  assert locate.locate(*empty, **rule).position.shape == (0, 40, 3)
+
+
+@pytest.mark.parametrize("implementation", common.BACKENDS)
+def test_rays_may_be_differentiated_around(implementation):
+  args = native.example()
+
+  def loss(t):
+    out = locate.locate(
+        *args[:3],
+        t,
+        *args[4:],
+        root_side=17.0,
+        max_level=3,
+        implementation=implementation,
+    )
+    return jnp.sum(out.position) + jnp.sum(t)
+
+  np.testing.assert_array_equal(jax.jit(jax.grad(loss))(args[3]), 1.0)
+
+
+def test_shapes_are_checked():
+  args = list(native.example())
+  args[4] = args[4][:, 1:]
+  with pytest.raises(ValueError, match="target_level"):
+    locate.locate(*args, root_side=1.0, max_level=3)
