@@ -53,8 +53,8 @@ class GridSpec:
     growth = math.log(finest / base) / last
     # The small addend keeps powers that are whole from rounding down.
     other = [
-        math.floor(base * math.exp(growth * l) + 1e-6)
-        for l in range(self.num_grid_scales)
+        math.floor(base * math.exp(growth * scale) + 1e-6)
+        for scale in range(self.num_grid_scales)
     ]
     other[-1] = finest
     return np.array([[2 * r for r in other], other], np.int64)
@@ -89,7 +89,7 @@ class GridSpec:
     return (root + 1) ** 3 <= rows, (other + 1) ** 3 <= rows
 
   def layout(self) -> np.ndarray:
-    """[4 * L] int64 as the native kernels read it: resolutions, offsets, rows."""
+    """[4 * L] int64 for the native kernels: resolutions, offsets, rows."""
     parts = [*self.resolutions, self.row_offsets, self.row_counts]
     return np.concatenate(parts).astype(np.int64)
 

@@ -57,11 +57,10 @@ def sparse_adam(table, moments, steps, calls, *, apply, spec, **rule):
         *_contributions(calls, num_slots, grid_scale, spec), num_slots
     )
     slot = jnp.where(apply, slot, num_slots)
-    read = lambda a: a.at[slot, row].get(mode="clip")
-    old = read(moments)
-    step = read(steps) + 1
+    old = moments.at[slot, row].get(mode="clip")
+    step = steps.at[slot, row].get(mode="clip") + 1
     value, m, v = reference.adam_step(
-        read(table),
+        table.at[slot, row].get(mode="clip"),
         old[:, :num_features],
         old[:, num_features:],
         grad,

@@ -28,10 +28,10 @@ def test_value_equals_numpy(spec, implementation):
   got = _lookup((table, position, slot), spec, implementation)
   want = np.zeros_like(got)
   for s in range(77):
-    for l in range(spec.num_grid_scales):
+    for scale in range(spec.num_grid_scales):
       if 0 <= slot[s] < 3:
-        for row, w in common.oracle_rows(spec, position[s], slot[s], l):
-          want[l, s] += w * table[slot[s], row]
+        for row, w in common.oracle_rows(spec, position[s], slot[s], scale):
+          want[scale, s] += w * table[slot[s], row]
   np.testing.assert_allclose(got, want, atol=2e-5)
 
 

@@ -82,10 +82,10 @@ def _oracle(params, position, slot, ray_idx, rays):
     if not 0 <= n < params["table"].shape[0]:
       raws.append(0.0), rgbs.append(np.zeros(3))
       continue
-    w = jax.tree.map(lambda a: np.asarray(a[n], np.float64), params)
+    w = jax.tree.map(lambda a, n=n: np.asarray(a[n], np.float64), params)
     x = []
-    for l in range(SPEC.grid.num_grid_scales):
-      rows = common.oracle_rows(SPEC.grid, np.asarray(position[s]), n, l)
+    for scale in range(SPEC.grid.num_grid_scales):
+      rows = common.oracle_rows(SPEC.grid, np.asarray(position[s]), n, scale)
       x.append(sum(weight * w["table"][row] for row, weight in rows))
     hidden = np.maximum(np.concatenate(x) @ w["density"]["w0"], 0)
     out = hidden @ w["density"]["w1"]

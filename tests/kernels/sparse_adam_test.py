@@ -60,10 +60,10 @@ def _oracle(state, calls):
       n = int(slot[s])
       if not 0 <= n < NUM_SLOTS:
         continue
-      for l in range(SPEC.num_grid_scales):
+      for scale in range(SPEC.num_grid_scales):
         at = np.asarray(position[s])
-        for row, w in common.oracle_rows(SPEC, at, n, l):
-          add = w * np.asarray(grad[l, s], np.float64)
+        for row, w in common.oracle_rows(SPEC, at, n, scale):
+          add = w * np.asarray(grad[scale, s], np.float64)
           sums[n, row] = sums.get((n, row), 0) + add
   for (n, row), g in sums.items():
     t = steps[n, row] = steps[n, row] + 1
