@@ -186,7 +186,7 @@ def _building(kind, lot_x, lot_y, seed, u):
   hip = u(8) < 0.4
   eave = storeys * STOREY + 0.7
   slope = jnp.where(pitched, 0.45 + 0.4 * u(9), 0.0)
-  ridge_along_x = half_x > half_y
+  ridge_along_x = half_x > half_y + 1e-3
   falls_x = hip | ~ridge_along_x
   falls_y = hip | ridge_along_x
   slope_x = jnp.where(falls_x, slope, 0.0)
@@ -273,16 +273,17 @@ def _trees(kind, crossing, along_y, building, u):
         building['center_y'] - building['half_y'],
         LOT - building['center_y'] - building['half_y'],
     )
-    gap = jnp.maximum(
-        jnp.maximum(gaps[0], gaps[1]), jnp.maximum(gaps[2], gaps[3])
-    )
+    gap_x = jnp.maximum(gaps[0], gaps[1])
+    gap_y = jnp.maximum(gaps[2], gaps[3])
+    gap = jnp.maximum(gap_x, gap_y)
     yard_radius = jnp.minimum(gap * 0.47, 1.7) * (0.7 + 0.3 * v(0))
     spot = 2.0 + i * 5.0 + 3.0 * v(1)
-    west, east, south = gap == gaps[0], gap == gaps[1], gap == gaps[2]
-    in_x = jnp.where(west, gap / 2, LOT - gap / 2)
-    in_y = jnp.where(south, gap / 2, LOT - gap / 2)
-    yard_x = jnp.where(west | east, in_x, spot)
-    yard_y = jnp.where(west | east, spot, in_y)
+    # Corner lots have two strips of equal width: rounding must not choose.
+    beside = gap_x > gap_y - 1e-3
+    in_x = jnp.where(gaps[0] > gaps[1], gap / 2, LOT - gap / 2)
+    in_y = jnp.where(gaps[2] > gaps[3], gap / 2, LOT - gap / 2)
+    yard_x = jnp.where(beside, in_x, spot)
+    yard_y = jnp.where(beside, spot, in_y)
     choose = lambda street, yard, park: jnp.where(
         kind == STREET, street, jnp.where(kind == BUILDING, yard, park)
     )

@@ -14,9 +14,10 @@ import subprocess
 import tempfile
 import threading
 
-from absl import logging
 import numpy as np
+from absl import logging
 
+from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene.city import materials
 from kernels.native import build
 
@@ -73,30 +74,48 @@ def _library_path(compiler: str) -> pathlib.Path:
 
 @functools.cache
 def _load():
-  """The library's `city_cast`, or None where it cannot be built."""
+  """The library, or None where it cannot be built."""
   try:
     compiler = build.find_compiler()
     path = _library_path(compiler)
     if not path.exists():
       _compile(compiler, path)
-    function = ctypes.CDLL(str(path)).city_cast
+    library = ctypes.CDLL(str(path))
   except (build.NativeUnavailable, OSError) as error:
     line = (str(error).splitlines() or ['unknown reason'])[0]
     logging.warning('city: rendering with JAX, not natively: %s', line)
     return None
-  pointer = lambda dtype: np.ctypeslib.ndpointer(dtype, flags='C_CONTIGUOUS')
-  rays = [pointer(np.float64)] * 4
-  function.argtypes = [
+  world = [ctypes.c_uint32, ctypes.c_int, _pointer(np.float32)]
+  doubles = _pointer(np.float64)
+  library.city_cast.argtypes = [
       ctypes.c_long,
-      *rays,
-      ctypes.c_uint32,
-      ctypes.c_int,
-      pointer(np.float32),
+      *[doubles] * 4,
+      *world,
       ctypes.c_void_p,
-      pointer(np.float64),
+      doubles,
   ]
-  function.restype = ctypes.c_long
-  return function
+  library.city_pixels.argtypes = [
+      ctypes.c_long,
+      _pointer(np.int32),
+      ctypes.c_double,
+      ctypes.c_int,
+      *[doubles] * 3,
+      ctypes.c_int,
+      *world,
+      *[_pointer(np.float32)] * 2,
+      doubles,
+  ]
+  library.city_cast.restype = library.city_pixels.restype = ctypes.c_long
+  return library
+
+
+def _pointer(dtype):
+  return np.ctypeslib.ndpointer(dtype, flags='C_CONTIGUOUS')
+
+
+def _world(seed, radius):
+  sun = np.ascontiguousarray(materials.SUN, np.float32)
+  return int(seed), int(radius), sun
 
 
 def available() -> bool:
@@ -124,16 +143,49 @@ def cast(origins, directions, base, slope, seed, radius, with_rgb):
   rgb = np.empty((num, 3), np.float32) if with_rgb else None
   distance = np.empty(num, np.float64)
   exact = lambda x: np.ascontiguousarray(x, np.float64)
-  steps = _load()(
+  steps = _load().city_cast(
       num,
       exact(origins),
       exact(directions),
       exact(base),
       exact(slope),
-      int(seed),
-      int(radius),
-      np.ascontiguousarray(materials.SUN, np.float32),
+      *_world(seed, radius),
       rgb.ctypes.data if with_rgb else None,
       distance,
   )
   return rgb, distance, steps
+
+
+def render_pixels(pixels, size, offsets, camera, seed, radius):
+  """Renders pixels of a camera without distortion on one core.
+
+  Args:
+    pixels: [M, 2] int32, column and row.
+    size: width of a pixel in full-size pixels.
+    offsets: [K, 2] float64 in (0, 1), K a square number.
+    camera: single row, perspective or orthographic.
+    seed: uint32, `layout.seed_word`.
+    radius: `layout.radius_in_lots`.
+
+  Returns:
+    ([M, 3] float32 mean, [M] float32 range of the samples, [M] float64
+    distance of the middle sample).
+  """
+  num = len(pixels)
+  mean, contrast = np.empty((num, 3), np.float32), np.empty(num, np.float32)
+  distance = np.empty(num, np.float64)
+  _load().city_pixels(
+      num,
+      np.ascontiguousarray(pixels, np.int32),
+      float(size),
+      int(round(len(offsets) ** 0.5)),
+      np.ascontiguousarray(offsets, np.float64),
+      np.ascontiguousarray(camera.intrinsics, np.float64),
+      np.ascontiguousarray(camera.cam_to_world, np.float64),
+      int(camera.projection == cameras_lib.ORTHOGRAPHIC),
+      *_world(seed, radius),
+      mean,
+      contrast,
+      distance,
+  )
+  return mean, contrast, distance

@@ -69,7 +69,7 @@ void fill_building(Lot& l, uint32_t seed) {
   bool pitched = u(7) < 0.55f && storeys < 5.5f, hip = u(8) < 0.4f;
   l.eave = storeys * kStorey + 0.7f;
   float slope = pitched ? 0.45f + 0.4f * u(9) : 0.0f;
-  bool along_x = hx > hy, falls_x = hip || !along_x, falls_y = hip || along_x;
+  bool along_x = hx > hy + 1e-3f, falls_x = hip || !along_x, falls_y = hip || along_x;
   l.sx = falls_x ? slope : 0; l.sy = falls_y ? slope : 0;
   float high = pitched ? kFarUp : l.eave;
   l.tx = falls_x ? l.eave + l.sx * hx : high;
@@ -124,12 +124,13 @@ void fill_trees(Lot& l, bool crossing, bool along_y) {
     } else {
       float g0 = l.cx - l.hx, g1 = kLot - l.cx - l.hx;
       float g2 = l.cy - l.hy, g3 = kLot - l.cy - l.hy;
-      float gap = std::max(std::max(g0, g1), std::max(g2, g3));
+      float gap_x = std::max(g0, g1), gap_y = std::max(g2, g3);
+      float gap = std::max(gap_x, gap_y);
       t.radius = std::min(gap * 0.47f, 1.7f) * (0.7f + 0.3f * v(0));
       float spot = 2.0f + i * 5.0f + 3.0f * v(1);
-      bool in_x = gap == g0 || gap == g1;
-      t.x = in_x ? (gap == g0 ? gap / 2 : kLot - gap / 2) : spot;
-      t.y = in_x ? spot : (gap == g2 ? gap / 2 : kLot - gap / 2);
+      bool beside = gap_x > gap_y - 1e-3f;
+      t.x = beside ? (g0 > g1 ? gap / 2 : kLot - gap / 2) : spot;
+      t.y = beside ? spot : (g2 > g3 ? gap / 2 : kLot - gap / 2);
       exists = gap > 2.2f && v(3) < 0.7f;
     }
     t.tall = t.radius * (1.0f + 0.5f * v(4));
@@ -306,24 +307,77 @@ Hit cast(World& w, const double o[3], const double d[3]) {
 
 }  // namespace
 
+namespace {
+
+// Distance of a ray and, where rgb is wanted, its clipped colour.
+double trace(World& w, const double o[3], const double d[3], double base,
+             double slope, float* rgb) {
+  Hit h = cast(w, o, d);
+  if (!rgb) return h.distance;
+  double reach = std::isfinite(h.distance) ? h.distance : 1.0;
+  double width = (base + slope * reach) * 1.7724538509055159;
+  Vec color = shade(w, h, {float(d[0]), float(d[1]), float(d[2])},
+                    float(std::max(width, 1e-5)));
+  rgb[0] = clip(color.x, 0, 1);
+  rgb[1] = clip(color.y, 0, 1);
+  rgb[2] = clip(color.z, 0, 1);
+  return h.distance;
+}
+
+}  // namespace
+
 // Casts n rays; rgb may be null. Returns the lots walked by all rays.
 extern "C" long city_cast(long n, const double* origin, const double* direction,
                           const double* base, const double* slope,
                           uint32_t seed, int radius, const float* sun,
                           float* rgb, double* distance) {
   World w{seed, radius, {sun[0], sun[1], sun[2]}};
+  for (long i = 0; i < n; i++)
+    distance[i] = trace(w, origin + 3 * i, direction + 3 * i, base[i], slope[i],
+                        rgb ? rgb + 3 * i : nullptr);
+  return w.steps;
+}
+
+// Renders n pixels of a pinhole or orthographic camera from k * k samples at
+// `offsets`: mean colour, range of the samples, distance of the middle one.
+extern "C" long city_pixels(long n, const int32_t* pixels, double size, int k,
+                            const double* offsets, const double* intrinsics,
+                            const double* pose, int orthographic, uint32_t seed,
+                            int radius, const float* sun, float* mean,
+                            float* contrast, double* distance) {
+  World w{seed, radius, {sun[0], sun[1], sun[2]}};
+  const int num = k * k;
+  const double disc = 0.5641895835477563 * size / k /
+                      std::sqrt(intrinsics[0] * intrinsics[1]);
   for (long i = 0; i < n; i++) {
-    Hit h = cast(w, origin + 3 * i, direction + 3 * i);
-    distance[i] = h.distance;
-    if (!rgb) continue;
-    const double* d = direction + 3 * i;
-    double reach = std::isfinite(h.distance) ? h.distance : 1.0;
-    double width = (base[i] + slope[i] * reach) * 1.7724538509055159;
-    Vec color = shade(w, h, {float(d[0]), float(d[1]), float(d[2])},
-                      float(std::max(width, 1e-5)));
-    rgb[3 * i] = clip(color.x, 0, 1);
-    rgb[3 * i + 1] = clip(color.y, 0, 1);
-    rgb[3 * i + 2] = clip(color.z, 0, 1);
+    float low[3] = {1, 1, 1}, high[3] = {0, 0, 0}, sum[3] = {0, 0, 0}, rgb[3];
+    for (int j = 0; j < num; j++) {
+      double v[3], o[3], d[3];
+      for (int a = 0; a < 2; a++)
+        v[a] = ((pixels[2 * i + a] + offsets[2 * j + a]) * size -
+                intrinsics[2 + a]) / intrinsics[a];
+      double norm = std::sqrt(1 + v[0] * v[0] + v[1] * v[1]);
+      for (int a = 0; a < 3; a++) {
+        const double* row = pose + 4 * a;
+        double plane = row[0] * v[0] + row[1] * v[1];
+        o[a] = orthographic ? row[3] + plane : row[3];
+        d[a] = orthographic ? row[2] : (plane + row[2]) / norm;
+      }
+      double slope = disc / (norm * std::sqrt(norm));
+      double t = trace(w, o, d, orthographic ? disc : 0, orthographic ? 0 : slope,
+                       rgb);
+      if (j == num / 2) distance[i] = t;
+      for (int c = 0; c < 3; c++) {
+        sum[c] += rgb[c];
+        low[c] = std::min(low[c], rgb[c]);
+        high[c] = std::max(high[c], rgb[c]);
+      }
+    }
+    contrast[i] = 0;
+    for (int c = 0; c < 3; c++) {
+      mean[3 * i + c] = sum[c] / float(num);
+      contrast[i] = std::max(contrast[i], high[c] - low[c]);
+    }
   }
   return w.steps;
 }

@@ -6,13 +6,12 @@ import jax
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.scene.city import layout
-from infnerf_jax.scene.city import tracing
+from infnerf_jax.scene.city import layout, native, tracing
 
 _RAYS_PER_BLOCK = 65536
 # Adaptive supersampling refines pixels that differ by more than this from
 # any of their neighbours or inside themselves.
-_CONTRAST = 0.025
+_CONTRAST = 0.04
 _DISC = float(1 / np.sqrt(np.pi))
 
 
@@ -103,27 +102,40 @@ def pixel_rays(pix, camera: cameras_lib.Cameras):
 def _render_pixels(city, camera, pixels, size, num, implementation):
   """Mean [M, 3], contrast [M] and depth [M] of pixels [M, 2]."""
   offsets = subsample_offsets(num)
-
-  def block(rows):
-    pix = (pixels[rows, None, :] + offsets).reshape(-1, 2) * size
-    origins, directions, base, slope = pixel_rays(pix, camera)
-    share = size / num
-    rgb, distance, _ = tracing.cast_block(
-        city,
-        origins,
-        directions,
-        base * share,
-        slope * share,
-        implementation=implementation,
+  straight = camera.projection != cameras_lib.FISHEYE and not np.any(
+      camera.distortion
+  )
+  if straight and tracing.choose(implementation) == 'native':
+    seed, radius = layout.seed_word(city), layout.radius_in_lots(city)
+    block = lambda rows: native.render_pixels(
+        pixels[rows], size, offsets, camera, seed, radius
     )
-    rgb = rgb.reshape(-1, num**2, 3)
-    contrast = np.max(rgb.max(axis=1) - rgb.min(axis=1), axis=-1)
-    middle = num**2 // 2
-    return rgb.mean(axis=1), contrast, distance[middle :: num**2]
-
+  else:
+    block = lambda rows: _sample_pixels(
+        city, camera, pixels[rows], size, offsets, implementation
+    )
   per_block = max(1, _RAYS_PER_BLOCK // num**2)
   parts = tracing.run_blocks(block, len(pixels), per_block)
   return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _sample_pixels(city, camera, pixels, size, offsets, implementation):
+  """What `native.render_pixels` does, for any camera and implementation."""
+  num = int(round(len(offsets) ** 0.5))
+  pix = (pixels[:, None, :] + offsets).reshape(-1, 2) * size
+  origins, directions, base, slope = pixel_rays(pix, camera)
+  share = size / num
+  rgb, distance, _ = tracing.cast_block(
+      city,
+      origins,
+      directions,
+      base * share,
+      slope * share,
+      implementation=implementation,
+  )
+  rgb = rgb.reshape(-1, num**2, 3)
+  contrast = np.max(rgb.max(axis=1) - rgb.min(axis=1), axis=-1)
+  return rgb.mean(axis=1), contrast, distance[num**2 // 2 :: num**2]
 
 
 def _needs_more(rgb, contrast):
@@ -171,12 +183,14 @@ def render(
   width = max(1, int(int(camera.width) / size + 1e-9))
   rows, columns = np.mgrid[:height, :width]
   # Blocks of 16 x 16 pixels keep the rays that are traced together close.
-  order = np.lexsort((
-      columns.ravel(),
-      rows.ravel(),
-      columns.ravel() // 16,
-      rows.ravel() // 16,
-  ))
+  order = np.lexsort(
+      (
+          columns.ravel(),
+          rows.ravel(),
+          columns.ravel() // 16,
+          rows.ravel() // 16,
+      )
+  )
   pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1)[order]
   first = min(2, supersampling) if adaptive else supersampling
   result = _render_pixels(city, camera, pixels, size, first, implementation)

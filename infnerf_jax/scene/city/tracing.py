@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infnerf_jax.scene.city import layout
-from infnerf_jax.scene.city import materials
-from infnerf_jax.scene.city import native
-from infnerf_jax.scene.city import raycast
+from infnerf_jax.scene.city import layout, materials, native, raycast
 
 IMPLEMENTATIONS = ('native', 'jax')
 
@@ -112,6 +109,17 @@ def run_blocks(function, num: int, size: int) -> list:
     return list(pool.map(function, blocks))
 
 
+def choose(implementation: str | None) -> str:
+  """The implementation to run: the one named, or the first that runs here."""
+  if implementation is None:
+    return 'native' if native.available() else 'jax'
+  if implementation not in IMPLEMENTATIONS:
+    raise ValueError(
+        f'implementation: got {implementation!r}, expected {IMPLEMENTATIONS}'
+    )
+  return implementation
+
+
 def cast_block(
     city: layout.City,
     origins,
@@ -138,16 +146,8 @@ def cast_block(
     all rays; in JAX an upper bound).
   """
   seed, radius = layout.seed_word(city), layout.radius_in_lots(city)
-  if implementation is None:
-    implementation = 'native' if native.available() else 'jax'
-  if implementation not in IMPLEMENTATIONS:
-    raise ValueError(
-        f'implementation: got {implementation!r}, expected {IMPLEMENTATIONS}'
-    )
-  if implementation == 'native':
-    return native.cast(
-        origins, directions, base, slope, seed, radius, with_rgb
-    )
+  if choose(implementation) == 'native':
+    return native.cast(origins, directions, base, slope, seed, radius, with_rgb)
   return _cast_jax(origins, directions, base, slope, seed, radius)
 
 
