@@ -9,6 +9,7 @@ traceback. Imports no jax: `--help` and wrong flags answer at once.
 import difflib
 import errno
 import pathlib
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -18,6 +19,7 @@ from infnerf_jax import errors
 _FAILED = 1
 _BAD_INPUT = 2
 _INTERRUPTED = 130
+_TERMINATED = 143
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _HELP = ('help', 'h', '?', 'helpshort')
 
@@ -27,7 +29,8 @@ def run(main) -> None:
 
   `--help` exits 0; unknown flags and config keys, arguments that are no flags
   and InputError exit 2 with one line; a full disk, too little memory and a
-  training that diverges exit 1 with one line; Ctrl-C exits 130.
+  training that diverges exit 1 with one line; Ctrl-C exits 130, SIGTERM 143,
+  both after the clean-up of every `with`.
 
   Args:
     main: takes argv without flags (`argv[0]` is the program).
@@ -46,6 +49,7 @@ def _exit(status: int, message: str) -> None:
 
 def _guarded(main, argv):
   """Runs main; what is not a defect of ours becomes one line."""
+  signal.signal(signal.SIGTERM, lambda *_: _exit(_TERMINATED, 'terminated'))
   # Libraries log their doings as INFO through the same handler.
   logging.get_absl_handler().addFilter(_is_ours_or_serious)
   if len(argv) > 1:

@@ -14,6 +14,8 @@ _PROGRAM = '''"""Trains things.
 More about it.
 """
 import errno
+import os
+import signal
 import sys
 from absl import flags, logging
 from ml_collections import config_flags
@@ -21,7 +23,8 @@ from infnerf_jax import command, errors
 
 _CONFIG = config_flags.DEFINE_config_file('config', None, 'Config file.')
 _FAULT = flags.DEFINE_enum(
-    'fault', '', ['', 'input', 'defect', 'memory', 'xla', 'disk', 'interrupt'],
+    'fault', '', ['', 'input', 'defect', 'memory', 'xla', 'disk', 'interrupt',
+     'terminate'],
     'What goes wrong.')
 _NUMBER = flags.DEFINE_integer('number', 1, 'A number.')
 
@@ -38,6 +41,11 @@ def main(argv):
       'disk': OSError(errno.ENOSPC, 'disk full', 'dir'),
       'interrupt': KeyboardInterrupt(),
   }.get(_FAULT.value)
+  if _FAULT.value == 'terminate':
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+      print('cleaned up')
   if raised:
     raise raised
   logging.info('ours')
@@ -134,12 +142,14 @@ def test_bad_input_is_one_line_and_status_2(folder, arguments, expected):
         ('xla', 1, 'out of memory: set --config.ray_microbatch'),
         ('disk', 1, 'disk full'),
         ('interrupt', 130, 'interrupted'),
+        ('terminate', 143, 'terminated'),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(folder, fault, status, expected):
   done = run(folder, f'--fault={fault}', '--config=config.py')
   assert done.returncode == status
   assert len(done.stderr.splitlines()) == 1 and expected in done.stderr
+  assert done.stdout == ('cleaned up\n' if fault == 'terminate' else '')
 
 
 def test_defects_keep_their_traceback(folder):

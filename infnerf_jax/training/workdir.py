@@ -7,7 +7,6 @@ import socket
 from typing import Any
 
 import ml_collections
-import psutil
 from absl import logging
 
 from infnerf_jax import errors, json_files, provenance
@@ -61,8 +60,7 @@ class Workdir:
   def close(self) -> None:
     """Gives the lock back."""
     if self._lock is not None:
-      os.ftruncate(self._lock, 0)
-      os.close(self._lock)
+      _give_back(self._lock)
       self._lock = None
 
 
@@ -96,7 +94,7 @@ def prepare_workdir(workdir, config: ml_collections.ConfigDict) -> Workdir:
     json_files.write_text_atomic(path / CONFIG, text + '\n')
     _add_provenance(path / PROVENANCE)
   except BaseException:
-    os.close(lock)
+    _give_back(lock)
     raise
   return Workdir(path, lock, is_new=is_new)
 
@@ -120,11 +118,16 @@ def _take_lock(path: pathlib.Path) -> int:
     ) from None
   if holder:
     logging.warning('%s: stale lock of %s taken over', path, holder)
-  start = int(psutil.Process().create_time())
-  me = f'process {os.getpid()} on {socket.gethostname()} (started {start})\n'
+  me = f'process {os.getpid()} on {socket.gethostname()}\n'
   os.ftruncate(descriptor, 0)
   os.pwrite(descriptor, me.encode(), 0)
   return descriptor
+
+
+def _give_back(descriptor: int) -> None:
+  """Empties and unlocks the file of a lock: its holder ended in order."""
+  os.ftruncate(descriptor, 0)
+  os.close(descriptor)
 
 
 def config_to_json(config) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_num_steps_and_devices_may_differ(tmp_path):
   assert workdir_lib.load_config(tmp_path).num_steps == 500
 
 
-def test_other_differences_are_named_with_both_values(tmp_path):
+def test_other_differences_are_named_with_both_values(tmp_path, caplog):
   workdir_lib.prepare_workdir(tmp_path, make_config()).close()
   before = (tmp_path / 'config.json').read_text()
   other = make_config(**{'lr': 0.02, 'sampling.near': 0.1})
@@ -96,8 +96,9 @@ def test_other_differences_are_named_with_both_values(tmp_path):
     assert part in message
   assert 'num_steps' not in message
   assert (tmp_path / 'config.json').read_text() == before
-  # The refusal gave the lock back.
+  # The refusal gave the lock back in order.
   workdir_lib.prepare_workdir(tmp_path, make_config()).close()
+  assert not caplog.text
 
 
 def test_a_run_that_never_began_leaves_the_folder_free(tmp_path):
