@@ -5,14 +5,19 @@ import jax
 from infnerf_jax import errors
 from infnerf_jax.models import scene_model
 from infnerf_jax.render import render_rays
+from kernels import dispatch
+from kernels.node_field import native
 
 # Large enough to hide the cost of a call; on a CPU more only leaves the cache.
 _DEFAULT_BLOCK = {'cpu': 8192}
 _DEFAULT_BLOCK_ELSEWHERE = 65536
 _MIN_BLOCK = 64
-# Floats of a sample apart from its features: distances, position, node, level,
-# density, colour, weight, and the copies that fusion leaves.
-_FLOATS_A_SAMPLE = 40
+# Floats of a sample, measured with the compiler's own account and rounded up:
+# distances, positions, nodes, densities, colours, weights and their copies ...
+_FLOATS_A_SAMPLE = 96
+# ... of which fused kernels, which keep features and activations in registers,
+# write these.
+_FLOATS_A_SAMPLE_FUSED = 40
 _FLOATS_A_RAY = 128
 
 
@@ -21,34 +26,45 @@ def model_bytes(model: scene_model.SceneModel) -> int:
   return sum(x.nbytes for x in jax.tree.leaves(model))
 
 
+def is_fused(
+    model: scene_model.SceneModel, spec: scene_model.ModelSpec
+) -> bool:
+  """Whether the node fields run in a kernel that keeps its activations."""
+  name = dispatch.choose(
+      'node_field',
+      spec.implementation,
+      lambda: native.ready(model.nodes, spec.field),
+  )
+  return name == 'native'
+
+
 def bytes_per_ray(
     spec: scene_model.ModelSpec,
     options: render_rays.RenderOptions,
     *,
+    fused: bool,
     keeps_weights: bool = False,
 ) -> int:
   """Upper estimate of the temporaries of one ray.
 
-  It assumes that features and activations of every sample are written to
-  memory, as compiled array programs do; fused kernels stay far below.
-
   Args:
     spec: model.
     options: sampling.
+    fused: see `is_fused`; else features and activations of every sample are
+      in memory at once.
     keeps_weights: whether samples' weights are an output.
 
   Returns:
     bytes.
   """
-  field = spec.field
-  encoded = field.grid.num_grid_scales * field.grid.num_features
-  activations = (
-      2 * field.hidden_width + field.num_geometry + field.ray_input_dim
-  )
-  # Lookups read eight corners of a grid scale at a time.
-  floats = _FLOATS_A_SAMPLE + 3 * encoded + 2 * activations + 16
-  samples = max(options.num_samples) + bool(keeps_weights)
-  return 4 * (samples * floats + _FLOATS_A_RAY)
+  floats = _FLOATS_A_SAMPLE_FUSED
+  if not fused:
+    grid = spec.field.grid
+    # Eight corners of every grid scale: index, weight, features.
+    corners = 8 * grid.num_grid_scales * (3 + grid.num_features)
+    floats = _FLOATS_A_SAMPLE + corners + spec.field.hidden_width
+  samples = max(options.num_samples)
+  return 4 * (samples * (floats + bool(keeps_weights)) + _FLOATS_A_RAY)
 
 
 def choose_ray_block(
@@ -78,7 +94,12 @@ def choose_ray_block(
   if not max_memory_gb:
     return block
   resident = model_bytes(model)
-  per_ray = bytes_per_ray(spec, options, keeps_weights=keeps_weights)
+  per_ray = bytes_per_ray(
+      spec,
+      options,
+      fused=is_fused(model, spec),
+      keeps_weights=keeps_weights,
+  )
   needed = resident + _MIN_BLOCK * per_ray
   if max_memory_gb * 1e9 < needed:
     raise errors.InputError(
