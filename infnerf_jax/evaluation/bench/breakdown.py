@@ -2,20 +2,21 @@
 
 import contextlib
 
-from infnerf_jax.evaluation.bench import contests
-from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.evaluation.bench import shapes
+from infnerf_jax.evaluation.bench import contests, harness, shapes
 
 _PARTS = (
-    'hash_forward', 'field', 'hash_backward', 'mlp_adam', 'sampling', 'step'
+    'hash_forward',
+    'field',
+    'hash_backward',
+    'mlp_adam',
+    'sampling',
+    'step',
 )
 _WAIT_TARGET = 0.05
 
 
 def _workers(stack, shape, implementation):
-  arguments = {
-      'shape': shapes.as_dict(shape), 'implementation': implementation
-  }
+  arguments = {'shape': shapes.as_dict(shape), 'implementation': implementation}
   return [
       stack.enter_context(harness.Worker(f'{factory}', **arguments))
       for factory in ('jax_steps:train_parts', 'input_steps:input_parts')
@@ -66,15 +67,23 @@ def rows(
   detail = {f'{k}_ms': round(1e3 * v, 3) for k, v in best.items()}
   made = [
       harness.make_row(
-          f'{name}/share/{part}', seconds / whole, unit, detail=detail,
+          f'{name}/share/{part}',
+          seconds / whole,
+          unit,
+          detail=detail,
           note='of field, update, self-proposals (64 samples a ray) and input',
       )
       for part, seconds in shares.items()
   ]
   made.append(
       harness.make_row(
-          f'{name}/share of time waiting for input', waited, 'share of time',
-          reference=_WAIT_TARGET, ratio=waited, target=_WAIT_TARGET, rule='<=',
+          f'{name}/share of time waiting for input',
+          waited,
+          'share of time',
+          reference=_WAIT_TARGET,
+          ratio=waited,
+          target=_WAIT_TARGET,
+          rule='<=',
           note='20 native steps behind the prefetcher, batches from a pyramid',
       )
   )
@@ -114,7 +123,9 @@ def backends(
     ours, theirs = timings[2 * i : 2 * i + 2]
     made.append(
         harness.make_row(
-            f'{name}/{part}/native vs xla/cpu', 1e3 * ours.median('cpu'), 'ms',
+            f'{name}/{part}/native vs xla/cpu',
+            1e3 * ours.median('cpu'),
+            'ms',
             reference=1e3 * theirs.median('cpu'),
             ratio=harness.paired_ratio(ours, theirs, 'cpu'),
             detail={

@@ -4,8 +4,7 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.evaluation.bench import shapes
+from infnerf_jax.evaluation.bench import harness, shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +78,10 @@ def against_peers(
     except harness.Unavailable as error:
       return [
           harness.missing_row(
-              f'{name}/{ours.name} vs {peer.name}/cpu', unit['cpu'],
-              f'{ours.name}: {error}', target=peer.target,
+              f'{name}/{ours.name} vs {peer.name}/cpu',
+              unit['cpu'],
+              f'{ours.name}: {error}',
+              target=peer.target,
           )
           for peer in peers
       ]
@@ -93,7 +94,9 @@ def against_peers(
       except harness.Unavailable as error:
         rows.append(
             harness.missing_row(
-                f'{title}/cpu', unit['cpu'], f'{peer.name}: {error}',
+                f'{title}/cpu',
+                unit['cpu'],
+                f'{peer.name}: {error}',
                 target=peer.target,
             )
         )
@@ -102,8 +105,13 @@ def against_peers(
         target = peer.target if clock == 'cpu' else None
         rows.append(
             _contest_row(
-                f'{title}/{clock}', unit[clock], timings, clock,
-                shape.num_rays, target, peer.note,
+                f'{title}/{clock}',
+                unit[clock],
+                timings,
+                clock,
+                shape.num_rays,
+                target,
+                peer.note,
             )
         )
   return rows
@@ -111,7 +119,9 @@ def against_peers(
 
 def _worker(peer: Peer, shape, threads):
   return harness.Worker(
-      peer.factory, threads=threads, shape=shapes.as_dict(shape),
+      peer.factory,
+      threads=threads,
+      shape=shapes.as_dict(shape),
       **peer.arguments,
   )
 
@@ -172,9 +182,7 @@ def two_workers(
       ]
       timings = harness.interleave(pair, **effort.options())
   except harness.Unavailable as error:
-    return harness.missing_row(
-        name, unit, str(error), target=target, rule=rule
-    )
+    return harness.missing_row(name, unit, str(error), target=target, rule=rule)
   one, two = timings
   return harness.make_row(
       name,

@@ -228,7 +228,13 @@ def make_row(name, value, unit, *, ratio=None, target=None, rule='>=', **rest):
   if target is not None and ratio is not None:
     passed = bool(ratio >= target if rule == '>=' else ratio <= target)
   return Row(
-      name, value, unit, ratio=ratio, target=target, passed=passed, rule=rule,
+      name,
+      value,
+      unit,
+      ratio=ratio,
+      target=target,
+      passed=passed,
+      rule=rule,
       **rest,
   )
 
@@ -261,13 +267,18 @@ def machine() -> dict[str, Any]:
     pass
   commit = subprocess.run(
       ['git', 'rev-parse', 'HEAD'],
-      cwd=_ROOT, capture_output=True, text=True, check=False,
+      cwd=_ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
   ).stdout.strip()
   return {
       'processor': name,
-      'cores': len(psutil.Process().cpu_affinity())
-      if hasattr(psutil.Process, 'cpu_affinity')
-      else psutil.cpu_count(),
+      'cores': (
+          len(psutil.Process().cpu_affinity())
+          if hasattr(psutil.Process, 'cpu_affinity')
+          else psutil.cpu_count()
+      ),
       'memory_gb': round(psutil.virtual_memory().total / 1e9, 1),
       'load_average': [round(x, 2) for x in os.getloadavg()],
       'system': platform.platform(),

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 
-from infnerf_jax.evaluation.bench import jax_steps
-from infnerf_jax.evaluation.bench import shapes
+from infnerf_jax.evaluation.bench import jax_steps, shapes
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import ray_batches

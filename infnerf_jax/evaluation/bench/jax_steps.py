@@ -55,8 +55,14 @@ def _mlps(params):
 
 def _shade(params, data, spec, implementation, probe=None):
   return node_field.node_field(
-      params, data.position, data.slot, data.ray_idx, data.ray_inputs,
-      spec=spec, probe=probe, implementation=implementation,
+      params,
+      data.position,
+      data.slot,
+      data.ray_idx,
+      data.ray_inputs,
+      spec=spec,
+      probe=probe,
+      implementation=implementation,
   )
 
 
@@ -73,7 +79,10 @@ def _gradients(params, data, spec, implementation):
       (grid.num_grid_scales, data.slot.shape[0], grid.num_features)
   )
   return jax.value_and_grad(_loss)(
-      {'mlp': _mlps(params), 'probe': probe}, params['table'], data, spec,
+      {'mlp': _mlps(params), 'probe': probe},
+      params['table'],
+      data,
+      spec,
       implementation,
   )
 
@@ -87,9 +96,7 @@ def _init_optimizer(params):
           jnp.zeros(table.shape[:2] + (2 * table.shape[2],)),
           jnp.zeros(table.shape[:2], jnp.int32),
       ),
-      'mlp': [
-          jnp.zeros((num_slots, 2) + w.shape[1:]) for w in weights
-      ],
+      'mlp': [jnp.zeros((num_slots, 2) + w.shape[1:]) for w in weights],
       'mlp_steps': jnp.zeros(num_slots, jnp.int32),
   }
 
@@ -116,15 +123,23 @@ def _update_mlps(params, state, gradient, slot, implementation):
 def _update_table(table, state, data, feature_gradient, spec, implementation):
   """Scatters the features' gradient and steps the touched rows."""
   return sparse_adam.sparse_adam(
-      table, *state, [(data.position, data.slot, feature_gradient)],
-      spec=spec.grid, implementation=implementation, **_ADAM,
+      table,
+      *state,
+      [(data.position, data.slot, feature_gradient)],
+      spec=spec.grid,
+      implementation=implementation,
+      **_ADAM,
   )
 
 
 def _train(params, state, data, spec, implementation):
   loss, gradient = _gradients(params, data, spec, implementation)
   table, *table_state = _update_table(
-      params['table'], state['table'], data, gradient['probe'], spec,
+      params['table'],
+      state['table'],
+      data,
+      gradient['probe'],
+      spec,
       implementation,
   )
   mlps, moments, steps = _update_mlps(
@@ -193,7 +208,9 @@ def _tree_of(shape: shapes.StepShape) -> scene_model.TreeArrays:
   children = np.stack(np.unravel_index(np.arange(8), (2, 2, 2)), axis=-1)
   octree = tree_lib.from_coords(
       [np.zeros((1, 3), int), children[: shape.num_nodes - 1]],
-      center=(0, 0, 0), side=2.0, grid_size=shape.finest_resolution,
+      center=(0, 0, 0),
+      side=2.0,
+      grid_size=shape.finest_resolution,
   )
   return scene_model.tree_arrays(octree, np.arange(octree.num_nodes))
 
@@ -201,8 +218,11 @@ def _tree_of(shape: shapes.StepShape) -> scene_model.TreeArrays:
 def _sampling(shape, spec, params, implementation, seed):
   """Self-proposals of 64 samples and placement of the step's samples."""
   model_spec = scene_model.ModelSpec(
-      field=spec, root_side=2.0, root_gsd=1.0 / shape.finest_resolution,
-      max_level=1, appearance_dim=shape.appearance_dim,
+      field=spec,
+      root_side=2.0,
+      root_gsd=1.0 / shape.finest_resolution,
+      max_level=1,
+      appearance_dim=shape.appearance_dim,
       implementation=implementation,
   )
   model = scene_model.SceneModel(
@@ -247,10 +267,14 @@ def train_parts(shape, *, implementation: str, seed: int = 0):
   _, gradient = gradients(params, data)
   lookup = jax.jit(
       lambda table, d: hash_lookup.hash_lookup(
-          table, d.position, d.slot, spec=spec.grid,
+          table,
+          d.position,
+          d.slot,
+          spec=spec.grid,
           implementation=implementation,
       )
   )
+
   def hash_backward(carry, data, feature_gradient):
     table, *rest = _update_table(
         carry[0], carry[1], data, feature_gradient, spec, implementation
@@ -275,11 +299,15 @@ def train_parts(shape, *, implementation: str, seed: int = 0):
       ),
       'field': lambda: jax.block_until_ready(gradients(params, data)),
       'hash_backward': _Stateful(
-          hash_backward, (copy(params['table']), state['table']), data,
+          hash_backward,
+          (copy(params['table']), state['table']),
+          data,
           gradient['probe'],
       ),
       'mlp_adam': _Stateful(
-          mlp_update, (copy(_mlps(params)), small_state), data.slot,
+          mlp_update,
+          (copy(_mlps(params)), small_state),
+          data.slot,
           gradient['mlp'],
       ),
       'sampling': _sampling(shape, spec, params, implementation, seed),

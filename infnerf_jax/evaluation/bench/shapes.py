@@ -171,7 +171,9 @@ def make_params(shape: StepShape, num_rows: int, seed: int = 1) -> Any:
     draw = rng.random((shape.num_slots, num_in, num_out), np.float32)
     return (2 * draw - 1) * limit
 
-  table = rng.random((shape.num_slots, num_rows, shape.num_features), np.float32)
+  table = rng.random(
+      (shape.num_slots, num_rows, shape.num_features), np.float32
+  )
   # As large as features get in training, so that no output is degenerate.
   table -= 0.5
   encoded = shape.num_grid_scales * shape.num_features

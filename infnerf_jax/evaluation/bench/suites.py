@@ -6,10 +6,7 @@ import pathlib
 from typing import Callable
 
 from infnerf_jax import errors
-from infnerf_jax.evaluation.bench import breakdown
-from infnerf_jax.evaluation.bench import contests
-from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.evaluation.bench import shapes
+from infnerf_jax.evaluation.bench import breakdown, contests, harness, shapes
 
 # Ratios by CPU time, one thread, that training and inference must reach.
 _TRAIN_TARGETS = {'small': 5.0, 'paper': 10.0}

@@ -7,8 +7,7 @@ module; torch is optional.
 
 import torch
 
-from infnerf_jax.evaluation.bench import shapes
-from infnerf_jax.evaluation.bench import torch_grid
+from infnerf_jax.evaluation.bench import shapes, torch_grid
 
 # `stacked`: one parameter for all nodes, a node's row by indexing, autograd.
 # `per_node`: parameters of each node of their own, as modules have; autograd.

@@ -60,10 +60,12 @@ def main() -> None:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     answer({'unavailable': lines[0]})
     return
-  answer({
-      'parts': sorted(functions),
-      'setup_s': time.perf_counter() - start,
-  })
+  answer(
+      {
+          'parts': sorted(functions),
+          'setup_s': time.perf_counter() - start,
+      }
+  )
   for line in sys.stdin:
     request = json.loads(line)
     result = _run(functions[request['part']], request['iterations'])
