@@ -1,0 +1,283 @@
+"""A trained scene from its workdir, ready to render."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from infnerf_jax import errors, json_files
+from infnerf_jax.evaluation import evaluate as evaluate_lib
+from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.models import node_pool, scene_model
+from infnerf_jax.octree import io as octree_io
+from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.render import render_image, render_rays
+from infnerf_jax.scene import camera_io, readers
+from infnerf_jax.scene import pyramid as pyramid_lib
+from infnerf_jax.scene import scene as scene_lib
+from infnerf_jax.storage import checkpoint
+from infnerf_jax.training import settings, setup
+from infnerf_jax.training import workdir as workdir_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedScene:
+  """A trained scene.
+
+  Attributes:
+    workdir: folder of the run.
+    config: of the run.
+    model: node fields, appearance, tree; on the device.
+    spec: static facts of the model.
+    octree: the host's tree.
+    sample_aabb: [2, 3] float64, metres; rays are clipped to it.
+    cameras: table [P] of all usable photos.
+    photo_names: P names.
+    split: rows of photos: `train`, `validation`, `test`.
+    options: sampling, as in training.
+    background: rgb of evaluation.
+    num_steps: training steps done.
+  """
+
+  workdir: pathlib.Path
+  config: ml_collections.ConfigDict
+  model: scene_model.SceneModel
+  spec: scene_model.ModelSpec
+  octree: tree_lib.Octree
+  sample_aabb: np.ndarray
+  cameras: cameras_lib.Cameras
+  photo_names: tuple[str, ...]
+  split: dict[str, np.ndarray]
+  options: render_rays.RenderOptions
+  background: tuple[float, float, float]
+  num_steps: int
+
+  @property
+  def downscale(self) -> float:
+    """Full-size pixels per pixel that training and evaluation see."""
+    return setup.training_downscale(self.config, self.cameras)
+
+  def photo_row(self, name: str) -> int:
+    """Row of a photo by its name."""
+    if name not in self.photo_names:
+      raise errors.InputError(
+          f'photo: got {name!r}, expected one of the'
+          f' {len(self.photo_names)} photos of {self.workdir}, such as'
+          f' {self.photo_names[0]!r}'
+      )
+    return self.photo_names.index(name)
+
+  def appearance(self, photo: str | None = None) -> np.ndarray:
+    """[A] embedding of a photo, or the mean over training photos."""
+    if photo in (None, 'mean'):
+      return evaluate_lib.mean_appearance(
+          self.model.appearance, self.split['train']
+      )
+    return np.asarray(self.model.appearance[self.photo_row(photo)])
+
+  def render(
+      self,
+      camera: cameras_lib.Cameras | str,
+      *,
+      appearance: Any = None,
+      **options,
+  ) -> render_image.ImageOutputs:
+    """Renders a view.
+
+    Args:
+      camera: a single row, or the name of a photo.
+      appearance: [A] embedding, a photo's name, or None for the mean.
+      **options: of `render_image.render_image`; `pixel_size` is 1 (the
+        camera's own pixels) unless given, `background` and `max_memory_gb`
+        are the run's.
+
+    Returns:
+      ImageOutputs.
+    """
+    if isinstance(camera, str):
+      camera = cameras_lib.take(self.cameras, self.photo_row(camera))
+    if appearance is None or isinstance(appearance, str):
+      appearance = self.appearance(appearance)
+    options.setdefault('background', self.background)
+    options.setdefault('max_memory_gb', self.config.max_memory_gb or None)
+    sampling = options.pop('options', self.options)
+    return render_image.render_image(
+        self.model,
+        self.spec,
+        camera,
+        self.octree,
+        appearance,
+        sampling,
+        **options,
+    )
+
+  def open_pyramid(self) -> pyramid_lib.PhotoPyramid:
+    """Pixels of the photos, row by row as `cameras` has them.
+
+    Raises:
+      InputError: the scene's photos are no longer those of the run.
+    """
+    scene = readers.load_scene(setup.scene_folder(self.config, self.workdir))
+    pyramid, usable, _ = pyramid_lib.build(
+        scene,
+        self.workdir / 'cache',
+        downscale=self.downscale,
+        num_levels=self.config.num_pyramid_levels,
+        cache_gb=self.config.data.cache_gb,
+        max_damaged_fraction=self.config.data.max_damaged_fraction,
+    )
+    names = scene_lib.select_photos(scene, usable).photos.names
+    if tuple(names) != self.photo_names:
+      odd = sorted(set(names) ^ set(self.photo_names))
+      raise errors.InputError(
+          f'{self.config.data.path or self.workdir}: photos: got'
+          f' {len(names)} usable ones, expected the {len(self.photo_names)}'
+          f' of the run ({", ".join(odd[:5])} differ)'
+      )
+    return pyramid
+
+  def evaluate(self, split: str = 'test', **options) -> dict[str, Any]:
+    """Scores photos (see `evaluation.evaluate`).
+
+    Args:
+      split: `test`, `train` or `validation`.
+      **options: of `evaluate`; `appearance` may be a photo's name.
+
+    Returns:
+      What `eval.json` says.
+
+    Raises:
+      InputError: the split has no photos.
+    """
+    rows = self.split.get(split, ())
+    if not len(rows):
+      raise errors.InputError(
+          f'{self.workdir}/split.json: {split}: got no photos, expected some'
+          ' to score'
+      )
+    appearance = options.pop('appearance', None)
+    if appearance is None or isinstance(appearance, str):
+      appearance = self.appearance(appearance)
+    options.setdefault('background', self.background)
+    options.setdefault('max_memory_gb', self.config.max_memory_gb or None)
+    options.setdefault('seed', self.config.seed)
+    return evaluate_lib.evaluate(
+        self.model,
+        self.spec,
+        self.octree,
+        self.cameras,
+        self.open_pyramid(),
+        rows,
+        photo_names=self.photo_names,
+        options=self.options,
+        train_rows=self.split['train'],
+        appearance=appearance,
+        num_steps=self.num_steps,
+        **options,
+    )
+
+
+def _load_split(path, names) -> dict[str, np.ndarray]:
+  """Rows by part from names by part."""
+  stored = json_files.read_json(path)
+  row_of = {name: row for row, name in enumerate(names)}
+  try:
+    return {
+        part: np.array([row_of[name] for name in stored.get(part, [])], int)
+        for part in ('train', 'validation', 'test')
+    }
+  except (KeyError, TypeError, AttributeError) as error:
+    raise errors.InputError(
+        f'{path}: got {error}, expected lists of photos of cameras.npz'
+    ) from None
+
+
+def _check_parameters(params, spec, folder) -> None:
+  """Refuses parameters of another model than the config and octree say."""
+  try:
+    table = params['nodes']['table']
+    found = {
+        'appearance': params['appearance'].shape[-1],
+        'table': table.shape[1:],
+    }
+  except (KeyError, TypeError, IndexError):
+    raise errors.InputError(
+        f'{folder}: got no params/nodes and params/appearance, expected a'
+        ' training state'
+    ) from None
+  grid = spec.field.grid
+  expected = {
+      'appearance': spec.appearance_dim,
+      'table': (grid.num_rows, grid.num_features),
+  }
+  for name, value in expected.items():
+    if found[name] != value:
+      raise errors.InputError(
+          f'{folder}: {name}: got {found[name]}, expected {value} as'
+          ' config.json and octree.npz have it'
+      )
+
+
+def load(workdir, *, step: int | None = None) -> LoadedScene:
+  """Loads a trained scene.
+
+  Args:
+    workdir: folder of a run.
+    step: a checkpoint's step; None is the newest.
+
+  Returns:
+    LoadedScene.
+
+  Raises:
+    InputError: not a run's folder, or its files do not fit together.
+  """
+  workdir = pathlib.Path(workdir)
+  if not (workdir / workdir_lib.CONFIG).is_file():
+    raise errors.InputError(
+        f'{workdir}: got no {workdir_lib.CONFIG}, expected the folder of a'
+        ' trained run'
+    )
+  config = workdir_lib.load_config(workdir)
+  octree, sample_aabb = octree_io.load_octree(workdir / 'octree.npz')
+  names, cameras = camera_io.load_cameras(workdir / 'cameras.npz')
+  split = _load_split(workdir / 'split.json', names)
+  try:
+    spec = settings.model_spec(config, octree)
+    options = settings.render_options(config)
+    background = tuple(config.background)
+  except (AttributeError, KeyError) as error:
+    raise errors.InputError(
+        f'{workdir / workdir_lib.CONFIG}: {str(error).splitlines()[0]},'
+        ' expected the config of a run'
+    ) from None
+  folder = workdir / 'checkpoints'
+  num_steps, state = checkpoint.CheckpointManager(folder).restore(step=step)
+  params = state.get('params', {})
+  _check_parameters(params, spec, folder)
+  num_slots = params['nodes']['table'].shape[0]
+  slots = node_pool.identity_slots(octree.num_nodes, num_slots)
+  aabb = scene_model.sample_aabb_in_root_units(octree, sample_aabb)
+  model = scene_model.SceneModel(
+      tree=scene_model.tree_arrays(octree, slots),
+      nodes=jax.tree.map(jnp.asarray, params['nodes']),
+      appearance=jnp.asarray(params['appearance']),
+      sample_aabb=jnp.asarray(aabb),
+  )
+  return LoadedScene(
+      workdir=workdir,
+      config=config,
+      model=model,
+      spec=spec,
+      octree=octree,
+      sample_aabb=sample_aabb,
+      cameras=cameras,
+      photo_names=names,
+      split=split,
+      options=options,
+      background=background,
+      num_steps=num_steps,
+  )
