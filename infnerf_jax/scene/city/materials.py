@@ -80,20 +80,6 @@ class Surface(NamedTuple):
   face: jax.Array
 
 
-class Paint(NamedTuple):
-  """Colour and fine structure of a surface before the common noise; [T].
-
-  Attributes:
-    color: three float32.
-    cell: float32 in [-1, 1], deviation of the tile, brick or slab.
-    cell_gain: float32, how much a cell's brightness varies.
-    noise_gain: float32, how much noise varies the brightness.
-  """
-
-  color: tuple[jax.Array, jax.Array, jax.Array]
-  noise_gain: jax.Array
-
-
 def _select(index, table):
   """Colour `index` of a short table, by comparisons (no gather)."""
   color = [jnp.full(index.shape, np.float32(c)) for c in table[0]]

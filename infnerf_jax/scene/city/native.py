@@ -102,7 +102,7 @@ def _load():
       *[doubles] * 3,
       ctypes.c_int,
       *world,
-      *[_pointer(np.float32)] * 2,
+      _pointer(np.float32),
       doubles,
   ]
   library.city_cast.restype = library.city_pixels.restype = ctypes.c_long
@@ -168,12 +168,10 @@ def render_pixels(pixels, size, offsets, camera, seed, radius):
     radius: `layout.radius_in_lots`.
 
   Returns:
-    ([M, 3] float32 mean, [M] float32 range of the samples, [M] float64
-    distance of the middle sample).
+    ([M, 3] float32 mean colours, [M] float64 distances of middle samples).
   """
   num = len(pixels)
-  mean, contrast = np.empty((num, 3), np.float32), np.empty(num, np.float32)
-  distance = np.empty(num, np.float64)
+  mean, distance = np.empty((num, 3), np.float32), np.empty(num, np.float64)
   _load().city_pixels(
       num,
       np.ascontiguousarray(pixels, np.int32),
@@ -185,7 +183,6 @@ def render_pixels(pixels, size, offsets, camera, seed, radius):
       int(camera.projection == cameras_lib.ORTHOGRAPHIC),
       *_world(seed, radius),
       mean,
-      contrast,
       distance,
   )
-  return mean, contrast, distance
+  return mean, distance

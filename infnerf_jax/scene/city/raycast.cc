@@ -339,18 +339,18 @@ extern "C" long city_cast(long n, const double* origin, const double* direction,
 }
 
 // Renders n pixels of a pinhole or orthographic camera from k * k samples at
-// `offsets`: mean colour, range of the samples, distance of the middle one.
+// `offsets`: mean colour and distance of the middle one.
 extern "C" long city_pixels(long n, const int32_t* pixels, double size, int k,
                             const double* offsets, const double* intrinsics,
                             const double* pose, int orthographic, uint32_t seed,
                             int radius, const float* sun, float* mean,
-                            float* contrast, double* distance) {
+                            double* distance) {
   World w{seed, radius, {sun[0], sun[1], sun[2]}};
   const int num = k * k;
   const double disc = 0.5641895835477563 * size / k /
                       std::sqrt(intrinsics[0] * intrinsics[1]);
   for (long i = 0; i < n; i++) {
-    float low[3] = {1, 1, 1}, high[3] = {0, 0, 0}, sum[3] = {0, 0, 0}, rgb[3];
+    float sum[3] = {0, 0, 0}, rgb[3];
     for (int j = 0; j < num; j++) {
       double v[3], o[3], d[3];
       for (int a = 0; a < 2; a++)
@@ -367,17 +367,9 @@ extern "C" long city_pixels(long n, const int32_t* pixels, double size, int k,
       double t = trace(w, o, d, orthographic ? disc : 0, orthographic ? 0 : slope,
                        rgb);
       if (j == num / 2) distance[i] = t;
-      for (int c = 0; c < 3; c++) {
-        sum[c] += rgb[c];
-        low[c] = std::min(low[c], rgb[c]);
-        high[c] = std::max(high[c], rgb[c]);
-      }
+      for (int c = 0; c < 3; c++) sum[c] += rgb[c];
     }
-    contrast[i] = 0;
-    for (int c = 0; c < 3; c++) {
-      mean[3 * i + c] = sum[c] / float(num);
-      contrast[i] = std::max(contrast[i], high[c] - low[c]);
-    }
+    for (int c = 0; c < 3; c++) mean[3 * i + c] = sum[c] / float(num);
   }
   return w.steps;
 }

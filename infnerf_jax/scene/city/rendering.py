@@ -9,9 +9,6 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene.city import layout, native, tracing
 
 _RAYS_PER_BLOCK = 65536
-# Adaptive supersampling refines pixels that differ by more than this from
-# any of their neighbours or inside themselves.
-_CONTRAST = 0.04
 _DISC = float(1 / np.sqrt(np.pi))
 
 
@@ -100,7 +97,7 @@ def pixel_rays(pix, camera: cameras_lib.Cameras):
 
 
 def _render_pixels(city, camera, pixels, size, num, implementation):
-  """Mean [M, 3], contrast [M] and depth [M] of pixels [M, 2]."""
+  """Mean colours [M, 3] and middle distances [M] of pixels [M, 2]."""
   offsets = subsample_offsets(num)
   straight = camera.projection != cameras_lib.FISHEYE and not np.any(
       camera.distortion
@@ -134,19 +131,7 @@ def _sample_pixels(city, camera, pixels, size, offsets, implementation):
       implementation=implementation,
   )
   rgb = rgb.reshape(-1, num**2, 3)
-  contrast = np.max(rgb.max(axis=1) - rgb.min(axis=1), axis=-1)
-  return rgb.mean(axis=1), contrast, distance[num**2 // 2 :: num**2]
-
-
-def _needs_more(rgb, contrast):
-  """Pixels [H, W] that more samples may change visibly."""
-  padded = np.pad(rgb, ((1, 1), (1, 1), (0, 0)), mode='edge')
-  height, width = contrast.shape
-  windows = [
-      padded[i : i + height, j : j + width] for i in range(3) for j in range(3)
-  ]
-  spread = np.max(windows, axis=0) - np.min(windows, axis=0)
-  return np.maximum(contrast, np.max(spread, axis=-1) / 2) > _CONTRAST
+  return rgb.mean(axis=1), distance[num**2 // 2 :: num**2]
 
 
 def render(
@@ -156,7 +141,6 @@ def render(
     pyramid_level: int = 0,
     pixel_size: float | None = None,
     supersampling: int = 4,
-    adaptive: bool = False,
     with_depth: bool = True,
     implementation: str | None = None,
 ) -> View:
@@ -169,8 +153,6 @@ def render(
       left over at the lower right are dropped).
     pixel_size: full-size pixels, instead of 2**pyramid_level.
     supersampling: samples along each axis of a pixel, stratified.
-    adaptive: first 2 x 2 samples a pixel, and all of them only where samples
-      of the pixel or of its neighbours differ.
     with_depth: trace the rays of pixel centres too; else depth is that of
       the sample nearest to the centre.
     implementation: 'native', 'jax' or None for the first that runs here.
@@ -192,25 +174,15 @@ def render(
       )
   )
   pixels = np.stack([columns.ravel(), rows.ravel()], axis=-1)[order]
-  first = min(2, supersampling) if adaptive else supersampling
-  result = _render_pixels(city, camera, pixels, size, first, implementation)
+  trace = lambda num: _render_pixels(
+      city, camera, pixels, size, num, implementation
+  )
   rgb = np.empty((height * width, 3), np.float32)
-  rgb[order] = result[0]
-  if first < supersampling:
-    contrast = np.empty(height * width, np.float32)
-    contrast[order] = result[1]
-    again = _needs_more(
-        rgb.reshape(height, width, 3), contrast.reshape(height, width)
-    ).ravel()[order]
-    if again.any():
-      finer = _render_pixels(
-          city, camera, pixels[again], size, supersampling, implementation
-      )
-      rgb[order[again]] = finer[0]
-  if with_depth:
-    result = _render_pixels(city, camera, pixels, size, 1, implementation)
+  rgb[order], distance = trace(supersampling)
+  if with_depth and supersampling > 1:
+    distance = trace(1)[1]
   depth = np.empty(height * width, np.float64)
-  depth[order] = result[2]
+  depth[order] = distance
   return View(
       rgb=rgb.reshape(height, width, 3),
       depth=depth.reshape(height, width),
