@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infnerf_jax.scene.city import layout, materials, native, raycast
+from infnerf_jax.scene.city import (
+    layout,
+    materials,
+    native,
+    raycast,
+    surfaces,
+)
 
 IMPLEMENTATIONS = ('native', 'jax')
 
@@ -22,7 +28,7 @@ _SHADOW_OFFSET = 2e-3  # metres, off the surface towards its normal
 _PIXEL_PER_DISC = float(np.sqrt(np.pi))  # width of a square of a disc's area
 
 
-def _in_shadow(surface: materials.Surface, seed, radius):
+def _in_shadow(surface: surfaces.Surface, seed, radius):
   """[T] bool, whether something stands between a hit and the sun."""
   hit, normal = surface.hit, surface.normal
   sun = tuple(np.float32(d) for d in materials.SUN)
@@ -50,7 +56,7 @@ def _in_shadow(surface: materials.Surface, seed, radius):
 def _shade(hit, direction, width, seed, radius):
   """[T] colours of hits, three float32."""
   thin = tuple(d.astype(jnp.float32) for d in direction)
-  surface = materials.surface_at(hit, width, seed)
+  surface = surfaces.surface_at(hit, width, seed)
   facing = -sum(n * d for n, d in zip(surface.normal, thin))
   # An oblique sample is longer than wide; the geometric mean of both is the
   # best single width.
