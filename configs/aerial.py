@@ -12,7 +12,6 @@ def get_config(arg=None):
   values = common.parse_arg(arg, quicktest=False, steps=4000)
   config = common.base()
   config.num_steps = values.steps
-  config.field.log2_table_size = 16
   if values.quicktest:
     config.num_steps = 40
     config.batch_size = 256

@@ -51,7 +51,7 @@ def base() -> ml_collections.ConfigDict:
 
   config.field = field = ml_collections.ConfigDict()
   field.num_grid_scales = 8  # paper: 16
-  field.log2_table_size = 16  # paper: 19
+  field.log2_table_size = 14  # paper: 19; small tables stay in the cache
   field.num_features = 2
   field.base_resolution = 16
   field.hidden_width = 64
@@ -83,6 +83,8 @@ def base() -> ml_collections.ConfigDict:
   optimizer.lr_final = 1e-3  # paper: 1e-4
   optimizer.lr_decay_steps = 0  # 0: num_steps
   optimizer.lr_warmup_steps = 0
+  # Each node has MLPs of its own: at the tables' rate many of them die.
+  optimizer.lr_mlp_factor = 0.1
   optimizer.lr_appearance_factor = 0.1
   optimizer.adam_b1 = 0.9
   optimizer.adam_b2 = 0.99

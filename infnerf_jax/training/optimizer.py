@@ -107,6 +107,7 @@ def update_nodes(
     touched,
     *,
     rate,
+    mlp_rate,
     apply,
     spec,
     eps: float,
@@ -122,7 +123,8 @@ def update_nodes(
     features: gradients at samples; all contributions to a row are summed.
     mlp_gradient: {'density', 'color'} stacked, zero for untouched slots.
     touched: [num_slots] bool, slots that a sample addressed.
-    rate: [] learning rate.
+    rate: [] learning rate of the tables.
+    mlp_rate: [] learning rate of the MLPs.
     apply: [] bool; False leaves every bit as it is.
     spec: FieldSpec.
     eps: Adam's epsilon.
@@ -134,7 +136,6 @@ def update_nodes(
     (nodes, state).
   """
   options = dict(
-      learning_rate=rate,
       b1=b1,
       b2=b2,
       eps=eps,
@@ -146,13 +147,22 @@ def update_nodes(
       *state.table,
       [tuple(part) for part in features],
       spec=spec.grid,
+      learning_rate=rate,
       **options,
   )
   weights, treedef = jax.tree.flatten(_mlps(nodes))
   moments = treedef.flatten_up_to(state.mlp_moments)
   gradients = treedef.flatten_up_to(mlp_gradient)
   updated = [
-      sparse_adam.slot_adam(w, g, m, state.mlp_steps, touched, **options)
+      sparse_adam.slot_adam(
+          w,
+          g,
+          m,
+          state.mlp_steps,
+          touched,
+          learning_rate=mlp_rate,
+          **options,
+      )
       for w, g, m in zip(weights, gradients, moments, strict=True)
   ]
   mlps = treedef.unflatten([u[0] for u in updated])

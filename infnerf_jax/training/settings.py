@@ -161,6 +161,7 @@ def step_options(config) -> step_lib.StepOptions:
       lr_final=optimizer.lr_final,
       lr_decay_steps=optimizer.lr_decay_steps or config.num_steps,
       lr_warmup_steps=optimizer.lr_warmup_steps,
+      lr_mlp_factor=optimizer.lr_mlp_factor,
       lr_appearance_factor=optimizer.lr_appearance_factor,
       adam_eps=optimizer.adam_eps,
       adam_b1=optimizer.adam_b1,

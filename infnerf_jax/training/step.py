@@ -35,7 +35,8 @@ class StepOptions:
     lr_final: at the end of the decay.
     lr_decay_steps: steps of the decay.
     lr_warmup_steps: steps of linear warm-up.
-    lr_appearance_factor: rate of the appearance relative to the fields'.
+    lr_mlp_factor: rate of the MLPs relative to the tables'.
+    lr_appearance_factor: rate of the appearance relative to the tables'.
     adam_eps: Adam's epsilon.
     adam_b1: Adam's first decay.
     adam_b2: Adam's second decay.
@@ -56,6 +57,7 @@ class StepOptions:
   lr_final: float = 1e-4
   lr_decay_steps: int = 1000
   lr_warmup_steps: int = 0
+  lr_mlp_factor: float = 0.1
   lr_appearance_factor: float = 0.1
   adam_eps: float = 1e-15
   adam_b1: float = 0.9
@@ -456,6 +458,7 @@ def _apply(state, features, mlp_gradient, grads, apply, spec, options):
           implementation=spec.implementation,
       ),
       rate=rate,
+      mlp_rate=options.lr_mlp_factor * rate,
       apply=apply,
       spec=spec.field,
       eps=options.adam_eps,
