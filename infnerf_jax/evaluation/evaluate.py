@@ -92,6 +92,8 @@ def _render(subject, camera, appearance, truth, level, pixel_size, **more):
       max_memory_gb=subject.max_memory_gb,
       pyramid_level=level,
       pixel_size=pixel_size,
+      # One set of outputs: one program for all pictures.
+      outputs=('rgb', 'statistics'),
       **more,
   )
   if image.rgb.shape != truth.shape:
@@ -109,8 +111,7 @@ def _fitted_scores(subject, camera, embedding, rgb, valid, level, scale, start):
   rgb, valid = rgb[:, start:], valid[:, start:]
   crop = (start, 0, width, height)
   image = _render(
-      subject, camera, embedding, rgb, level, scale, crop=crop,
-      outputs=('rgb',),
+      subject, camera, embedding, rgb, level, scale, crop=crop
   )  # fmt: skip
   return metrics.psnr(image.rgb, rgb, valid), metrics.ssim(
       image.rgb, rgb, valid
@@ -144,10 +145,7 @@ def evaluate_photo(
     if not np.all(pyramid.sizes[row, level] > 0):
       continue
     rgb, valid = pyramid_lib.photo(pyramid, row, level)
-    wanted = ('rgb', 'statistics') if level == 0 else ('rgb',)
-    image = _render(
-        subject, camera, appearance, rgb, level, scale, outputs=wanted
-    )
+    image = _render(subject, camera, appearance, rgb, level, scale)
     scores = {
         'level': level,
         'psnr': metrics.psnr(image.rgb, rgb, valid),

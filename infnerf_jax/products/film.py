@@ -1,0 +1,266 @@
+"""Films: pictures, depth and video of the views of a camera path."""
+
+import pathlib
+import resource
+import sys
+from typing import Any
+
+import imageio_ffmpeg
+import jax
+import matplotlib
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from infnerf_jax import json_files, progress
+from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.products import paths as paths_lib
+from infnerf_jax.render import render_image
+
+# A pixel that shows less than this of anything has no depth.
+_MIN_OPACITY = 0.5
+DEPTH_KEY = 'depth_scale_metres'
+
+
+def to_bytes(rgb) -> np.ndarray:
+  """[H, W, 3] uint8 of float colours, rounded."""
+  return np.round(255 * np.clip(rgb, 0.0, 1.0)).astype(np.uint8)
+
+
+def write_depth(path, depth, opacity) -> float:
+  """Writes depth as a 16-bit PNG.
+
+  A pixel's value times the scale is metres; 0 is none. The scale is returned
+  and stands in the PNG's text under `depth_scale_metres`.
+
+  Args:
+    path: file.
+    depth: [H, W] metres.
+    opacity: [H, W]; below one half there is no depth.
+
+  Returns:
+    metres a unit.
+  """
+  depth = np.asarray(depth, np.float64)
+  known = (
+      np.isfinite(depth) & (depth > 0) & (np.asarray(opacity) >= _MIN_OPACITY)
+  )
+  largest = float(depth[known].max()) if known.any() else 1.0
+  scale = largest / 65535
+  units = np.where(known, np.clip(np.round(depth / scale), 1, 65535), 0)
+  text = PngImagePlugin.PngInfo()
+  text.add_text(DEPTH_KEY, repr(scale))
+  Image.fromarray(units.astype(np.uint16)).save(path, pnginfo=text)
+  return scale
+
+
+def read_depth(path) -> np.ndarray:
+  """[H, W] float64 metres from `write_depth`'s file; 0 where there is none."""
+  with Image.open(path) as image:
+    scale = float(image.text[DEPTH_KEY])
+    return np.asarray(image).astype(np.float64) * scale
+
+
+def color_depth(depth, opacity) -> np.ndarray:
+  """Depth as a picture: near is red, far is blue, nothing is black.
+
+  Args:
+    depth: [H, W] metres.
+    opacity: [H, W].
+
+  Returns:
+    [H, W, 3] uint8, even steps of colour for even factors of depth.
+  """
+  depth = np.asarray(depth, np.float64)
+  known = (
+      np.isfinite(depth) & (depth > 0) & (np.asarray(opacity) >= _MIN_OPACITY)
+  )
+  if not known.any():
+    return np.zeros(depth.shape + (3,), np.uint8)
+  value = np.log(np.where(known, depth, 1.0))
+  low, high = np.percentile(value[known], [2, 98])
+  share = np.clip((high - value) / max(high - low, 1e-6), 0.0, 1.0)
+  colors = matplotlib.colormaps['turbo'](share)[..., :3]
+  return to_bytes(np.where(known[..., None], colors, 0.0))
+
+
+def letterbox(picture, width: int, height: int) -> np.ndarray:
+  """A picture in the middle of a black one of at least its size."""
+  spare = height - picture.shape[0], width - picture.shape[1]
+  before = spare[0] // 2, spare[1] // 2
+  return np.pad(
+      picture,
+      [
+          (before[0], spare[0] - before[0]),
+          (before[1], spare[1] - before[1]),
+          (0, 0),
+      ],
+  )
+
+
+class Video:
+  """Writes an MP4 (H.264); a context manager."""
+
+  def __init__(self, path, width: int, height: int, *, fps: float):
+    """Begins a file.
+
+    Args:
+      path: file.
+      width: pixels, even.
+      height: pixels, even.
+      fps: frames a second.
+    """
+    if width % 2 or height % 2:
+      raise ValueError(f'got {width}x{height}, expected even numbers')
+    self.size = width, height
+    self._writer = imageio_ffmpeg.write_frames(
+        str(path),
+        self.size,
+        fps=fps,
+        codec='libx264',
+        quality=8,
+        macro_block_size=2,
+    )
+    self._writer.send(None)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    self._writer.close()
+
+  def add(self, picture) -> None:
+    """Adds a frame [H, W, 3] uint8 of at most the video's size."""
+    frame = letterbox(picture, *self.size)
+    self._writer.send(np.ascontiguousarray(frame))
+
+
+def peak_bytes() -> dict[str, Any]:
+  """Largest memory so far: the device's, or the process's on a CPU."""
+  statistics = jax.devices()[0].memory_stats() or {}
+  if 'peak_bytes_in_use' in statistics:
+    return {
+        'peak_bytes': int(statistics['peak_bytes_in_use']),
+        'peak_bytes_of': 'device',
+    }
+  unit = 1 if sys.platform == 'darwin' else 1024
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+  return {'peak_bytes': int(peak), 'peak_bytes_of': 'process'}
+
+
+def _write_frame(image, name, out) -> dict[str, Any]:
+  """Files of one view and what the report says of it."""
+  stem = name.replace('/', '_').rsplit('.', 1)[0]
+  files = {
+      'rgb': f'frames/{stem}.png',
+      'depth': f'depth/{stem}.png',
+      'depth_color': f'depth_color/{stem}.png',
+  }
+  Image.fromarray(to_bytes(image.rgb)).save(out / files['rgb'])
+  scale = write_depth(out / files['depth'], image.depth, image.opacity)
+  colored = color_depth(image.depth, image.opacity)
+  Image.fromarray(colored).save(out / files['depth_color'])
+  counts = image.statistics.samples_by_level
+  return {
+      'name': name,
+      **files,
+      DEPTH_KEY: scale,
+      'seconds': image.seconds,
+      'num_rays': image.num_rays,
+      'nodes_touched': int(image.statistics.touched_slots.sum()),
+      'samples_by_level': (counts / max(counts.sum(), 1)).tolist(),
+  }
+
+
+def _speed(frames) -> dict[str, Any]:
+  """Rays a second without the first view, which compiles."""
+  timed = frames[1:] or frames
+  seconds = sum(frame['seconds'] for frame in timed)
+  return {
+      'rays_per_second': sum(f['num_rays'] for f in timed) / max(seconds, 1e-9),
+      'first_view_seconds': frames[0]['seconds'],
+      'num_rays': sum(f['num_rays'] for f in frames),
+  }
+
+
+def render_film(
+    loaded,
+    path: paths_lib.CameraPath,
+    out,
+    *,
+    appearance: str | None = None,
+    max_memory_gb: float | None = None,
+    show_progress: bool = True,
+) -> dict[str, Any]:
+  """Renders a path: `frames/`, `depth/`, `depth_color/`, MP4s, `render.json`.
+
+  Args:
+    loaded: a LoadedScene, or what renders like one.
+    path: views.
+    out: folder, made where it is absent.
+    appearance: name of a photo, None for the mean embedding.
+    max_memory_gb: see `render_image`; None is the run's.
+    show_progress: draw a progress bar.
+
+  Returns:
+    What `render.json` says.
+  """
+  out = pathlib.Path(out)
+  for folder in ('frames', 'depth', 'depth_color'):
+    (out / folder).mkdir(parents=True, exist_ok=True)
+  more = {'max_memory_gb': max_memory_gb} if max_memory_gb else {}
+  embedding = loaded.appearance(appearance)
+  scale, count = path.pixel_size, len(path.names)
+  sizes = [
+      render_image.image_size(
+          cameras_lib.take(path.cameras, row), pixel_size=scale
+      )
+      for row in range(count)
+  ]
+  # Videos want even numbers.
+  width, height = (int(n) for n in -(-np.max(sizes, axis=0) // 2) * 2)
+  frames, last = [], None
+  bar = progress.Progress(count, description='render (views)')
+  with (
+      Video(out / 'film.mp4', width, height, fps=path.fps) as film,
+      Video(out / 'depth.mp4', width, height, fps=path.fps) as depth_film,
+  ):
+    if show_progress:
+      bar.__enter__()
+    try:
+      for row, name in enumerate(path.names):
+        last = loaded.render(
+            cameras_lib.take(path.cameras, row),
+            appearance=embedding,
+            pixel_size=scale,
+            outputs=('rgb', 'depth', 'opacity', 'statistics'),
+            **more,
+        )
+        frames.append(_write_frame(last, name, out))
+        film.add(to_bytes(last.rgb))
+        depth_film.add(color_depth(last.depth, last.opacity))
+        if show_progress:
+          bar.update(row + 1, **_only_speed(frames))
+    finally:
+      bar.__exit__()
+  touched = [frame['nodes_touched'] for frame in frames]
+  report = {
+      **_speed(frames),
+      **peak_bytes(),
+      'ray_block': last.ray_block,
+      'num_nodes': loaded.octree.num_nodes,
+      'nodes': loaded.octree.num_nodes,
+      'nodes_touched_mean': float(np.mean(touched)),
+      'nodes_touched_max': max(touched),
+      'width': width,
+      'height': height,
+      'fps': path.fps,
+      'num_frames': count,
+      'films': ['film.mp4', 'depth.mp4'],
+      'frames': frames,
+  }
+  json_files.write_json_atomic(out / 'render.json', report)
+  return report
+
+
+def _only_speed(frames):
+  return {'rays_per_second': _speed(frames)['rays_per_second']}
