@@ -13,12 +13,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app
-from absl import flags
+from absl import app, flags
 
-from kernels import native
-from kernels import node_field
-from kernels import sparse_adam
+from kernels import native, node_field, sparse_adam
 from kernels.node_field import specs
 
 _SHAPE = flags.DEFINE_enum(

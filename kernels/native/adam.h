@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <type_traits>
 #include <vector>
 
 #include "grid.h"
@@ -16,7 +17,7 @@ namespace infnerf {
 
 // -0.0f marks an untouched row: sums of touched rows never have these bits.
 constexpr uint32_t UNTOUCHED = 0x80000000u;
-constexpr int GROUP = 8;  // rows that share one byte of `touched`
+constexpr int GROUP = 4;  // rows that share one byte of `touched`
 
 class Scratch {
  public:
@@ -29,7 +30,7 @@ class Scratch {
     grad = static_cast<float*>(std::aligned_alloc(page, bytes));
     madvise(grad, bytes, MADV_HUGEPAGE);  // advice only: failure is harmless
     for (int64_t i = 0; i < rows * F; ++i) grad[i] = -0.0f;
-    touched.assign(rows / GROUP + 8, 0);
+    touched.assign(rows / GROUP + 64, 0);  // read past the end
     capacity_ = rows;
   }
   float* grad = nullptr;
@@ -39,8 +40,30 @@ class Scratch {
   int64_t capacity_ = 0;
 };
 
+// Gradient of one row. The compiler's vectors have a power of two lanes.
+struct AnyRow {
+  float v[F];
+  AnyRow operator+(float a) const {
+    AnyRow r;
+    for (int f = 0; f < F; ++f) r.v[f] = v[f] + a;
+    return r;
+  }
+  AnyRow operator+(const AnyRow& a) const {
+    AnyRow r;
+    for (int f = 0; f < F; ++f) r.v[f] = v[f] + a.v[f];
+    return r;
+  }
+};
+inline AnyRow operator*(float a, const AnyRow& b) {
+  AnyRow r;
+  for (int f = 0; f < F; ++f) r.v[f] = a * b.v[f];
+  return r;
+}
+typedef float v2f __attribute__((vector_size(8)));
+using Row = std::conditional_t<F == 2, v2f, AnyRow>;
+
 struct GradientCall {
-  const float* position;
+  std::unique_ptr<Positions> positions;
   const float* grad;  // [L, samples, F]
   int64_t samples;
   Sorted sorted;
@@ -71,24 +94,19 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
   const int64_t begin = call.sorted.begin[slot];
   const int64_t end = call.sorted.begin[slot + 1];
   const float* grad = call.grad + l * call.samples * F;
-  const bool prefetch = int64_t(s.rows) * F * 4 > 100 * 1024;
-  Axes<GRID_BLOCK> axes[2];
+  const bool prefetch = int64_t(s.rows) * F * 4 > LARGE_TABLE;
   GridBlock blocks[2];
-  const float* at[2][3];
-  for (int k = 0; k < 2; ++k) {
-    for (int a = 0; a < 3; ++a) at[k][a] = axes[k].data[a];
-  }
   float* sums = scratch->grad;
   uint8_t* touched = scratch->touched.data();
   auto size = [&](int64_t i) {
     return int(end - i < GRID_BLOCK ? end - i : GRID_BLOCK);
   };
   auto prepare = [&](int64_t i, int k) {
-    axes[k].fill(call.position, call.sorted.order.data() + i, size(i));
-    grid_rows(s, at[k], size(i), &blocks[k]);
+    const int n = size(i);
+    grid_rows(s, call.positions->from(i).at, n, &blocks[k]);
     if (!prefetch) return;
     for (int c = 0; c < 8; ++c) {
-      for (int j = 0; j < size(i); ++j) {
+      for (int j = 0; j < n; ++j) {
         __builtin_prefetch(sums + size_t(blocks[k].row[c][j]) * F, 1, 3);
       }
     }
@@ -99,20 +117,22 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
     if (i + GRID_BLOCK < end) prepare(i + GRID_BLOCK, k ^ 1);
     const GridBlock& b = blocks[k];
     const int32_t* order = call.sorted.order.data() + i;
-    for (int j = 0; j < size(i); j += 8) {
+    const int count = size(i);
+    for (int j = 0; j < count; j += 8) {
       alignas(32) v8f w[8];
       grid_weights(b, j, w);
       const float* flat = reinterpret_cast<const float*>(w);
-      for (int e = 0; e < 8 && j + e < size(i); ++e) {
-        const float* g = grad + int64_t(order[j + e]) * F;
+      for (int e = 0; e < 8 && j + e < count; ++e) {
+        Row g;
+        std::memcpy(&g, grad + int64_t(order[j + e]) * F, sizeof g);
         for (int c = 0; c < 8; ++c) {
           const size_t row = b.row[c][j + e];
           touched[row / GROUP] = 1;
+          Row sum;
+          std::memcpy(&sum, sums + row * F, sizeof sum);
           // + 0.0f: a sum that is -0 becomes +0, so never looks untouched.
-          for (int f = 0; f < F; ++f) {
-            sums[row * F + f] =
-                (sums[row * F + f] + flat[8 * c + e] * g[f]) + 0.0f;
-          }
+          sum = (sum + flat[8 * c + e] * g) + 0.0f;
+          std::memcpy(sums + row * F, &sum, sizeof sum);
         }
       }
     }
@@ -168,34 +188,32 @@ inline void update_rows(const AdamRule& rule, int64_t rows, float* table,
                         float* moments, int32_t* steps, Scratch* scratch) {
   float* sums = scratch->grad;
   uint8_t* touched = scratch->touched.data();
-  constexpr int AHEAD = 16;
+  constexpr int AHEAD = 32;
   for (int64_t g = 0; g * GROUP < rows; ++g) {
     if (g % 8 == 0) {
       uint64_t any;
       std::memcpy(&any, touched + g, 8);
+      uint64_t later;
+      std::memcpy(&later, touched + g + AHEAD, 8);
+      for (; later != 0; later &= later - 1) {
+        const int64_t p = (g + AHEAD + __builtin_ctzll(later) / 8) * GROUP;
+        __builtin_prefetch(table + p * F, 1, 3);
+        __builtin_prefetch(moments + p * 2 * F, 1, 3);
+        __builtin_prefetch(steps + p, 1, 3);
+      }
       if (any == 0) {
         g += 7;
         continue;
       }
     }
-    const int64_t p = g + AHEAD;
-    if (p * GROUP < rows && touched[p]) {
-      __builtin_prefetch(table + p * GROUP * F, 1, 3);
-      __builtin_prefetch(moments + p * GROUP * 2 * F, 1, 3);
-      __builtin_prefetch(moments + p * GROUP * 2 * F + GROUP * F, 1, 3);
-      __builtin_prefetch(steps + p * GROUP, 1, 3);
-    }
     if (!touched[g]) continue;
     touched[g] = 0;
     if constexpr (F == 2) {
-      for (int64_t r = g * GROUP; r < (g + 1) * GROUP; r += 4) {
-        const v8f grad = load(sums + r * F);
-        if (!(row_touched(sums + r * F) || row_touched(sums + r * F + 2) ||
-              row_touched(sums + r * F + 4) || row_touched(sums + r * F + 6)))
-          continue;
-        update_four(rule, grad, table + r * F, moments + r * 2 * F, steps + r);
-        store(sums + r * F, splat(-0.0f));
-      }
+      static_assert(GROUP == 4);
+      const int64_t r = g * GROUP;
+      update_four(rule, load(sums + r * F), table + r * F, moments + r * 2 * F,
+                  steps + r);
+      store(sums + r * F, splat(-0.0f));
     } else {
       for (int64_t r = g * GROUP; r < (g + 1) * GROUP; ++r) {
         if (!row_touched(sums + r * F)) continue;

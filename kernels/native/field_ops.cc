@@ -5,9 +5,8 @@
 #include <memory>
 #include <vector>
 
+#include "lookup.h"
 #include "mlp.h"
-#include "pool.h"
-#include "sort.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -43,8 +42,7 @@ struct Call {
 struct Worker {
   Packed packed;
   BlockBuffers block;
-  Axes<CHUNK> axes;
-  alignas(32) float features[(CHUNK + ROWS) * IN] = {};
+  alignas(32) float features[BLOCK * IN] = {};
   uint64_t call_id = 0;
 
   void pack(const Weights& w, uint64_t id, int32_t slot, bool color,
@@ -71,7 +69,19 @@ uint64_t new_call_id() {
   return ++last;
 }
 
-// stored: features in sorted order [S, IN] for the backward pass, or null.
+// Features of n sorted samples from [L, S, F] to [n, IN]; `at` gives the places.
+template <typename At>
+void copy_features(const float* features, int64_t samples, int n, At at,
+                   float* out) {
+  for (int l = 0; l < L; ++l) {
+    const float* from = features + l * samples * F;
+    for (int j = 0; j < n; ++j) {
+      std::memcpy(out + j * IN + l * F, from + at(j) * F, 4 * F);
+    }
+  }
+}
+
+// stored: features in sorted order [L, S, F] for the backward pass, or null.
 void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
              float* stored) {
   const Sorted sorted =
@@ -81,6 +91,14 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
     std::fill(raw, raw + call.samples, 0.0f);
     if (rgb) std::fill(rgb, rgb + 3 * call.samples, 0.0f);
   }
+  std::unique_ptr<float[]> own;
+  if (stored == nullptr) {
+    own.reset(new float[call.samples * IN]);
+    stored = own.get();
+  }
+  const Positions positions = sort_positions(call.position, sorted);
+  lookup_sorted(call.table, call.rows, layout, sorted, positions, call.samples,
+                stored);
   const uint64_t id = new_call_id();
   parallel(chunks.size(), [&](int64_t item, int) {
     const Chunk& c = chunks[item];
@@ -89,16 +107,11 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
     const int32_t* order = sorted.order.data() + c.begin;
     const Weights w = call.weights(c.slot);
     worker.pack(w, id, c.slot, rgb, false);
-    worker.axes.fill(call.position, order, c.count);
-    lookup_chunk(call.table + c.slot * call.rows * F, layout, c.slot,
-                 worker.axes, c.count, worker.features, IN, F);
-    if (stored) {
-      std::memcpy(stored + c.begin * IN, worker.features,
-                  sizeof(float) * c.count * IN);
-    }
     for (int i = 0; i < c.count; i += BLOCK) {
       const int n = std::min(BLOCK, c.count - i);
-      density_forward(worker.features + i * IN, n, w, worker.packed, rgb, &b);
+      copy_features(stored, call.samples, n,
+                    [&](int j) { return c.begin + i + j; }, worker.features);
+      density_forward(worker.features, n, w, worker.packed, rgb, &b);
       for (int j = 0; j < n; ++j) raw[order[i + j]] = b.out[j * OUTP];
       if (!rgb) continue;
       int32_t rays[BLOCK];
@@ -201,9 +214,10 @@ void backward(const Call& call, const float* stored, const float* rgb,
       int32_t sample[BLOCK];
       for (int j = 0; j < n; ++j) {
         sample[j] = order[active[i + j]];
-        std::memcpy(worker.features + j * IN,
-                    stored + (c.begin + active[i + j]) * IN, 4 * IN);
       }
+      copy_features(stored, call.samples, n,
+                    [&](int j) { return c.begin + active[i + j]; },
+                    worker.features);
       density_forward(worker.features, n, w, worker.packed, color, &b);
       if (color) {
         int32_t rays[BLOCK];

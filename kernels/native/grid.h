@@ -2,6 +2,8 @@
 #ifndef INFNERF_GRID_H_
 #define INFNERF_GRID_H_
 
+#include <memory>
+
 #include "vec.h"
 
 #ifndef GRID_SCALES
@@ -103,9 +105,9 @@ INFNERF_INLINE double as_double(const float* p) {
   return d;
 }
 
-// out[i * out_stride + f] = features of sample i, i < count.
+// out[i, f] = features of sample i, i < count.
 INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
-                                 int count, float* out, int64_t out_stride) {
+                                 int count, float* out) {
   for (int i = 0; i < count; i += 8) {
     v8f w[8];
     grid_weights(b, i, w);
@@ -122,10 +124,10 @@ INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
           sum[h] += (v8f)rows * pairs(w[c], h);
         }
       }
-      float flat[16];
-      store(flat, sum[0]), store(flat + 8, sum[1]);
-      for (int k = 0; k < lanes; ++k) {
-        std::memcpy(out + (i + k) * out_stride, flat + 2 * k, 8);
+      if (lanes == 8) {
+        store(out + 2 * i, sum[0]), store(out + 2 * i + 8, sum[1]);
+      } else {  // what follows belongs to another thread
+        std::memcpy(out + 2 * i, sum, 8 * lanes);
       }
     } else {
       for (int k = 0; k < lanes; ++k) {
@@ -134,58 +136,63 @@ INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
           const float* row = table + size_t(b.row[c][i + k]) * F;
           for (int f = 0; f < F; ++f) sum[f] += w[c][k] * row[f];
         }
-        for (int f = 0; f < F; ++f) out[(i + k) * out_stride + f] = sum[f];
+        for (int f = 0; f < F; ++f) out[(i + k) * F + f] = sum[f];
       }
     }
   }
 }
 
-// Positions of sorted samples, one array an axis, padded to whole blocks.
-template <int CAPACITY>
-struct Axes {
-  alignas(32) float data[3][CAPACITY + GRID_BLOCK];
-  void fill(const float* position, const int32_t* order, int count) {
-    for (int i = 0; i < count; ++i) {
-      const float* p = position + 3 * size_t(order[i]);
-      for (int a = 0; a < 3; ++a) data[a][i] = p[a];
-    }
-    for (int i = count; i < ((count + 7) & ~7); ++i) {
-      for (int a = 0; a < 3; ++a) data[a][i] = 0.0f;
+// Positions of sorted samples, one array an axis; reading a block past the end
+// is allowed.
+class Positions {
+ public:
+  explicit Positions(int64_t count)
+      : stride_(count + GRID_BLOCK), data_(new float[3 * stride_]()) {}
+  void fill(const float* position, const int32_t* order, int64_t begin,
+            int64_t count) {
+    float* to = data_.get() + begin;
+    for (int64_t i = 0; i < count; ++i) {
+      const float* p = position + 3 * int64_t(order[begin + i]);
+      for (int a = 0; a < 3; ++a) to[a * stride_ + i] = p[a];
     }
   }
+  struct Axes {
+    const float* at[3];
+  };
+  Axes from(int64_t i) const {
+    const float* p = data_.get() + i;
+    return {{p, p + stride_, p + 2 * stride_}};
+  }
+
+ private:
+  int64_t stride_;
+  std::unique_ptr<float[]> data_;
 };
 
-// Features of one chunk, scale by scale so that a scale's rows stay in cache.
-// out[i * out_stride + l * scale_stride + f].
-template <int CAPACITY>
-void lookup_chunk(const float* slot_table, const int64_t* layout, int64_t slot,
-                  const Axes<CAPACITY>& axes, int count, float* out,
-                  int64_t out_stride, int64_t scale_stride) {
+constexpr int LARGE_TABLE = 100 * 1024;  // bytes: beyond, rows are prefetched
+
+// out[i, f]: features at one scale of sorted samples begin .. begin + count.
+inline void lookup_scale(const float* table, const Scale& s,
+                         const Positions& positions, int64_t begin, int count,
+                         float* out) {
   GridBlock blocks[2];
-  for (int l = 0; l < L; ++l) {
-    const Scale s = make_scale(layout, slot, l);
-    const float* table = slot_table + s.offset * F;
-    const bool prefetch = int64_t(s.rows) * F * 4 > 100 * 1024;
-    auto prepare = [&](int begin) {
-      const float* at[3] = {axes.data[0] + begin, axes.data[1] + begin,
-                            axes.data[2] + begin};
-      const int n = count - begin < GRID_BLOCK ? count - begin : GRID_BLOCK;
-      GridBlock& b = blocks[begin / GRID_BLOCK % 2];
-      grid_rows(s, at, n, &b);
-      if (!prefetch) return;
-      for (int c = 0; c < 8; ++c) {
-        for (int i = 0; i < n; ++i) {
-          __builtin_prefetch(table + size_t(b.row[c][i]) * F, 0, 3);
-        }
+  const bool prefetch = int64_t(s.rows) * F * 4 > LARGE_TABLE;
+  auto prepare = [&](int i) {
+    const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
+    GridBlock& b = blocks[i / GRID_BLOCK % 2];
+    grid_rows(s, positions.from(begin + i).at, n, &b);
+    if (!prefetch) return;
+    for (int c = 0; c < 8; ++c) {
+      for (int j = 0; j < n; ++j) {
+        __builtin_prefetch(table + size_t(b.row[c][j]) * F, 0, 3);
       }
-    };
-    prepare(0);
-    for (int i = 0; i < count; i += GRID_BLOCK) {
-      if (i + GRID_BLOCK < count) prepare(i + GRID_BLOCK);
-      const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
-      gather_block(table, blocks[i / GRID_BLOCK % 2], n,
-                   out + i * out_stride + l * scale_stride, out_stride);
     }
+  };
+  prepare(0);
+  for (int i = 0; i < count; i += GRID_BLOCK) {
+    if (i + GRID_BLOCK < count) prepare(i + GRID_BLOCK);
+    const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
+    gather_block(table, blocks[i / GRID_BLOCK % 2], n, out + int64_t(i) * F);
   }
 }
 

@@ -4,9 +4,7 @@
 #include <vector>
 
 #include "adam.h"
-#include "grid.h"
-#include "pool.h"
-#include "sort.h"
+#include "lookup.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -25,24 +23,19 @@ ffi::Error HashLookup(F32 table, F32 position, S32 slot, ffi::Result<F32> out,
   const int64_t samples = slot.element_count();
   const auto dims = table.dimensions();
   const Sorted sorted = sort_by_slot(slot.typed_data(), samples, dims[0]);
-  const auto chunks = make_chunks(sorted, CHUNK);
   float* features = out->typed_data();
   if (sorted.num_valid() < samples) {
     std::fill(features, features + L * samples * F, 0.0f);
   }
-  parallel(chunks.size(), [&](int64_t item, int) {
-    const Chunk& c = chunks[item];
-    const int32_t* order = sorted.order.data() + c.begin;
-    Axes<CHUNK> axes;
-    axes.fill(position.typed_data(), order, c.count);
-    std::vector<float> local(size_t(L) * c.count * F);
-    lookup_chunk(table.typed_data() + c.slot * dims[1] * F, layout.begin(),
-                 c.slot, axes, c.count, local.data(), F, int64_t(c.count) * F);
-    for (int l = 0; l < L; ++l) {
-      for (int i = 0; i < c.count; ++i) {
-        std::memcpy(features + (l * samples + order[i]) * F,
-                    &local[(int64_t(l) * c.count + i) * F], F * 4);
-      }
+  const Positions positions = sort_positions(position.typed_data(), sorted);
+  std::unique_ptr<float[]> local(new float[L * sorted.num_valid() * F]);
+  lookup_sorted(table.typed_data(), dims[1], layout.begin(), sorted, positions,
+                sorted.num_valid(), local.get());
+  parallel(L, [&](int64_t l, int) {
+    const float* from = &local[l * sorted.num_valid() * F];
+    float* to = features + l * samples * F;
+    for (int64_t i = 0; i < sorted.num_valid(); ++i) {
+      std::memcpy(to + int64_t(sorted.order[i]) * F, from + i * F, F * 4);
     }
   });
   return ffi::Error::Success();
@@ -82,12 +75,11 @@ ffi::Error PositionGradient(F32 table, F32 position, S32 slot, F32 grad,
   const auto dims = table.dimensions();
   const Sorted sorted = sort_by_slot(slot.typed_data(), samples, dims[0]);
   const auto chunks = make_chunks(sorted, CHUNK);
+  const Positions positions = sort_positions(position.typed_data(), sorted);
   std::fill(out->typed_data(), out->typed_data() + 3 * samples, 0.0f);
   parallel(chunks.size(), [&](int64_t item, int) {
     const Chunk& c = chunks[item];
     const int32_t* order = sorted.order.data() + c.begin;
-    Axes<CHUNK> axes;
-    axes.fill(position.typed_data(), order, c.count);
     GridBlock b;
     for (int l = 0; l < L; ++l) {
       const Scale s = make_scale(layout.begin(), c.slot, l);
@@ -95,9 +87,7 @@ ffi::Error PositionGradient(F32 table, F32 position, S32 slot, F32 grad,
           table.typed_data() + (c.slot * dims[1] + s.offset) * F;
       for (int i = 0; i < c.count; i += GRID_BLOCK) {
         const int n = std::min<int>(GRID_BLOCK, c.count - i);
-        const float* at[3] = {axes.data[0] + i, axes.data[1] + i,
-                              axes.data[2] + i};
-        grid_rows(s, at, n, &b);
+        grid_rows(s, positions.from(c.begin + i).at, n, &b);
         position_gradient_block(rows, s, b, n,
                                 grad.typed_data() + l * samples * F, order + i,
                                 out->typed_data());
@@ -131,11 +121,12 @@ ffi::Error SparseAdam(F32 table, F32 moments, S32 steps, F32 rate,
     if (position.has_error() || grad.has_error() || slot.has_error()) {
       return ffi::Error::InvalidArgument("sparse_adam: wrong type of a call");
     }
-    calls[k].position = position->typed_data();
     calls[k].grad = grad->typed_data();
     calls[k].samples = slot->element_count();
     calls[k].sorted =
         sort_by_slot(slot->typed_data(), calls[k].samples, dims[0]);
+    calls[k].positions = std::make_unique<Positions>(
+        sort_positions(position->typed_data(), calls[k].sorted));
   }
   struct Item {
     int32_t slot;

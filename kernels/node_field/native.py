@@ -46,7 +46,7 @@ def _call(spec, symbol, *outputs):
 
 
 def _stored_shape(spec, slot, keep: bool):
-  return (slot.shape[0] if keep else 0, spec.grid.encoded_dim)
+  return _probe_shape(spec, slot, keep)
 
 
 def _probe_shape(spec, slot, wanted: bool):
