@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infnerf_jax.training import step as step_lib
 from tests.training import tiny
 
 
@@ -48,7 +47,7 @@ def test_microbatch_must_divide():
 def test_a_non_finite_step_changes_only_the_counters():
   state, _ = tiny.run_steps(tiny.state(), 2)
   before = [x.copy() for x in _leaves((state.params, state.opt_state))]
-  step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, tiny.STEP)
+  step = tiny.train_step()
   bad = tiny.batch(32, 5)._replace(rgb=jnp.full((32, 3), jnp.nan, jnp.float32))
   state, metrics = step(state, bad, tiny.surroundings(), jax.random.key(7))
   assert not bool(metrics.finite['loss'])
@@ -106,7 +105,7 @@ def test_backends_agree_on_the_gradient():
 
 def test_appearance_learns_only_for_photos_in_the_batch():
   state = tiny.state()
-  step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, tiny.STEP)
+  step = tiny.train_step()
   batch = tiny.batch()._replace(photo_idx=jnp.full(32, 2, jnp.int32))
   state, _ = step(state, batch, tiny.surroundings(), jax.random.key(0))
   moved = np.any(np.asarray(state.params['appearance']) != 0, axis=-1)

@@ -1,6 +1,7 @@
 """A tiny model, octree and ray batch that training tests share."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -116,10 +117,15 @@ def batch(num_rays=32, seed=0) -> step_lib.RayBatch:
   )
 
 
+@functools.lru_cache
+def train_step(model=None, options=STEP):
+  """A jitted step; tests share what is compiled already."""
+  return step_lib.make_train_step(model or spec(), RENDER, options)
+
+
 def run_steps(state, num_steps, *, options=STEP, model=None, first=0, size=32):
   """Runs steps; returns (state, metrics of the last)."""
-  model = model or spec()
-  step = step_lib.make_train_step(model, RENDER, options)
+  step = train_step(model, options)
   around = surroundings(state.params['nodes']['table'].shape[0])
   metrics = None
   for k in range(first, first + num_steps):
