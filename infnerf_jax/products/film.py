@@ -1,8 +1,11 @@
 """Films: pictures, depth and video of the views of a camera path."""
 
+import contextlib
 import pathlib
 import resource
+import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import imageio_ffmpeg
@@ -112,26 +115,51 @@ class Video:
     if width % 2 or height % 2:
       raise ValueError(f'got {width}x{height}, expected even numbers')
     self.size = width, height
-    self._writer = imageio_ffmpeg.write_frames(
-        str(path),
-        self.size,
-        fps=fps,
-        codec='libx264',
-        quality=8,
-        macro_block_size=2,
+    self._path = path
+    self._log = tempfile.TemporaryFile()
+    # The library's own writer forks, which may deadlock JAX's threads; a new
+    # session without a fork hook does not, and Ctrl-C leaves it to finish.
+    self._process = subprocess.Popen(
+        [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error']
+        + ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}']
+        + ['-r', str(fps), '-i', '-', '-an', '-c:v', 'libx264', '-crf', '18']
+        + ['-pix_fmt', 'yuv420p', '-movflags', '+faststart', str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=self._log,
+        start_new_session=True,
     )
-    self._writer.send(None)
 
   def __enter__(self):
     return self
 
-  def __exit__(self, *unused):
-    self._writer.close()
+  def __exit__(self, error_type, *unused):
+    self.close(check=error_type is None)
 
   def add(self, picture) -> None:
     """Adds a frame [H, W, 3] uint8 of at most the video's size."""
-    frame = letterbox(picture, *self.size)
-    self._writer.send(np.ascontiguousarray(frame))
+    frame = np.ascontiguousarray(letterbox(picture, *self.size))
+    try:
+      self._process.stdin.write(frame)
+    except BrokenPipeError:
+      self.close(check=True)
+
+  def close(self, *, check: bool = True) -> None:
+    """Waits until the file is whole.
+
+    Raises:
+      OSError: the encoder failed; its words.
+    """
+    with contextlib.suppress(BrokenPipeError):
+      self._process.stdin.close()
+    status = self._process.wait()
+    if self._log.closed:
+      return
+    self._log.seek(0)
+    words = self._log.read().decode(errors='replace').strip()
+    self._log.close()
+    if check and status:
+      raise OSError(f'{self._path}: the video was not written: {words}')
 
 
 def peak_bytes() -> dict[str, Any]:

@@ -59,16 +59,23 @@ def _unit(vector):
 
 
 def _up_axis(poses) -> np.ndarray:
-  """[3] up: against a nadir flight's view, else as the photos stand."""
+  """[3] unit: where up is, from cameras that are held level or look down."""
   forward = poses[:, :, 2].mean(axis=0)
   standing = -poses[:, :, 1].mean(axis=0)
   # Nadir photos turn about their axis, so their own ups cancel out.
   if np.linalg.norm(forward) > 0.8 and np.linalg.norm(standing) < 0.8:
-    up = -_unit(forward)
+    guess = -_unit(forward)
   elif np.linalg.norm(standing) > 0.1:
-    up = _unit(standing)
+    guess = _unit(standing)
   else:
-    up = np.array([0.0, 0.0, 1.0])
+    guess = np.array([0.0, 0.0, 1.0])
+  # Without roll all right axes lie in the horizontal.
+  right = poses[:, :, 0]
+  share, axes = np.linalg.eigh(right.T @ right / len(right))
+  if share[1] > 0.02:
+    up = axes[:, 0] * np.sign(axes[:, 0] @ guess)
+  else:  # one heading: the guess, made level
+    up = _unit(guess - axes[:, 2] * (axes[:, 2] @ guess))
   # A world that stands nearly upright stands upright.
   return np.array([0.0, 0.0, 1.0]) if up[2] > 0.9 else up
 
