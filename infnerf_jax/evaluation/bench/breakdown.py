@@ -4,7 +4,7 @@ import contextlib
 
 from infnerf_jax.evaluation.bench import contests, harness, shapes
 
-_PARTS = (
+PARTS = (
     'hash_forward',
     'field',
     'hash_backward',
@@ -44,14 +44,14 @@ def rows(
   try:
     with contextlib.ExitStack() as stack:
       parts, inputs = _workers(stack, shape, 'native')
-      timed = [(parts, part) for part in _PARTS] + [(inputs, 'batch')]
+      timed = [(parts, part) for part in PARTS] + [(inputs, 'batch')]
       timings = harness.interleave(timed, **effort.options())
       waited = inputs.run(2, 'wait')['values'][-1]
   except harness.Unavailable as error:
     return [harness.missing_row(f'{name}/share/all', unit, str(error))]
   best = {
       part: timing.best('cpu')
-      for part, timing in zip(_PARTS + ('input',), timings, strict=True)
+      for part, timing in zip(PARTS + ('input',), timings, strict=True)
   }
   whole = best['step'] + best['sampling'] + best['input']
   mlp = max(best['field'] - best['hash_forward'], 0.0)
@@ -91,7 +91,10 @@ def rows(
 
 
 def backends(
-    name: str, shape: shapes.StepShape, effort: contests.Effort
+    name: str,
+    shape: shapes.StepShape,
+    effort: contests.Effort,
+    parts: tuple[str, ...] = PARTS,
 ) -> list[harness.Row]:
   """Parts of the native backend against the fallback's, one thread.
 
@@ -99,6 +102,7 @@ def backends(
     name: prefix of rows.
     shape: sizes.
     effort: how long.
+    parts: of `PARTS`.
 
   Returns:
     A row a part.
@@ -114,12 +118,12 @@ def backends(
           )
           for i in ('native', 'xla')
       ]
-      timed = [(worker, part) for part in _PARTS for worker in pair]
+      timed = [(worker, part) for part in parts for worker in pair]
       timings = harness.interleave(timed, **effort.options())
   except harness.Unavailable as error:
     return [harness.missing_row(f'{name}/native vs xla', 'ms', str(error))]
   made = []
-  for i, part in enumerate(_PARTS):
+  for i, part in enumerate(parts):
     ours, theirs = timings[2 * i : 2 * i + 2]
     made.append(
         harness.make_row(

@@ -17,6 +17,7 @@ import time
 from typing import Any, NamedTuple
 
 import psutil
+from absl import logging
 
 _ROOT = pathlib.Path(__file__).parents[3]
 _WORKER = 'infnerf_jax.evaluation.bench.worker'
@@ -87,6 +88,7 @@ class Worker:
         ),
     }
     self.name = factory
+    logging.info('bench: %s, %d threads, %s', factory, threads, kwargs)
     self._process = subprocess.Popen(
         [sys.executable, '-m', _WORKER],
         stdin=subprocess.PIPE,

@@ -32,10 +32,12 @@ class Context:
   Attributes:
     shapes: by name: those of the promise, or tiny ones in a test.
     efforts: how long each is measured.
+    parts: of a step that the suite `kernels` measures.
   """
 
   shapes: dict[str, shapes.StepShape]
   efforts: dict[str, contests.Effort]
+  parts: tuple[str, ...] = breakdown.PARTS
 
 
 def default_context() -> Context:
@@ -54,7 +56,9 @@ def tiny_context() -> Context:
   """Seconds instead of minutes, for tests."""
   effort = contests.Effort(rounds=1, warmup=1, turn_seconds=0.0)
   return Context(
-      shapes={'small': shapes.SHAPES['tiny']}, efforts={'small': effort}
+      shapes={'small': shapes.SHAPES['tiny']},
+      efforts={'small': effort},
+      parts=('hash_forward', 'mlp_adam'),
   )
 
 
@@ -137,10 +141,14 @@ def _steps(prefix, step, peers_of, context: Context, targets):
     name, effort = f'{prefix}/{key}', context.efforts[key]
     peers = peers_of(targets[key])
     rows += contests.against_peers(name, shape, _ours(step), peers, effort)
-    # With two threads the ratios are reported; the promise is for one.
-    pair = [dataclasses.replace(p, target=None) for p in (peers[0], peers[-2])]
+    # With two threads the ratio is reported; the promise is for one.
     rows += contests.against_peers(
-        name, shape, _ours(step), pair, effort, threads=2
+        name,
+        shape,
+        _ours(step),
+        [dataclasses.replace(peers[0], target=None)],
+        effort,
+        threads=2,
     )
     rows.append(_second_core(name, shape, step, effort))
   return rows
@@ -167,7 +175,9 @@ def run_kernels(context: Context) -> list[harness.Row]:
   """Parts of a step: the native backend against the fallback."""
   rows = []
   for key, shape in context.shapes.items():
-    rows += breakdown.backends(f'kernels/{key}', shape, context.efforts[key])
+    rows += breakdown.backends(
+        f'kernels/{key}', shape, context.efforts[key], context.parts
+    )
   return rows
 
 

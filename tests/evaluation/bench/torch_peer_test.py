@@ -11,11 +11,11 @@ torch = pytest.importorskip('torch')
 # Idle OpenMP threads spin: slow beside other work.
 torch.set_num_threads(1)
 
-from infnerf_jax.evaluation.bench import (
-  jax_steps,  # noqa: E402
-  shapes,  # noqa: E402
-  torch_grid,  # noqa: E402
-  torch_peer,  # noqa: E402
+from infnerf_jax.evaluation.bench import (  # noqa: E402
+    jax_steps,
+    shapes,
+    torch_grid,
+    torch_peer,
 )
 from kernels.node_field import api as node_field  # noqa: E402
 
