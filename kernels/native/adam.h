@@ -17,6 +17,8 @@ namespace infnerf {
 
 // -0.0f marks an untouched row: sums of touched rows never have these bits.
 constexpr uint32_t UNTOUCHED = 0x80000000u;
+// Bytes: up to here sums stay in a core's second-level cache.
+constexpr int LARGE_SCRATCH = 300 * 1024;
 constexpr int GROUP = 4;  // rows that share one byte of `touched`
 
 class Scratch {
@@ -60,6 +62,7 @@ inline AnyRow operator*(float a, const AnyRow& b) {
   return r;
 }
 typedef float v2f __attribute__((vector_size(8)));
+typedef int32_t v4i __attribute__((vector_size(16)));
 using Row = std::conditional_t<F == 2, v2f, AnyRow>;
 
 struct GradientCall {
@@ -94,7 +97,7 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
   const int64_t begin = call.sorted.begin[slot];
   const int64_t end = call.sorted.begin[slot + 1];
   const float* grad = call.grad + l * call.samples * F;
-  const bool prefetch = int64_t(s.rows) * F * 4 > LARGE_TABLE;
+  const bool prefetch = int64_t(s.rows) * F * 4 > LARGE_SCRATCH;
   GridBlock blocks[2];
   float* sums = scratch->grad;
   uint8_t* touched = scratch->touched.data();
@@ -104,6 +107,9 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
   auto prepare = [&](int64_t i, int k) {
     const int n = size(i);
     grid_rows(s, call.positions->from(i).at, n, &blocks[k]);
+    for (int j = 0; j < n; ++j) {
+      __builtin_prefetch(grad + int64_t(call.sorted.order[i + j]) * F, 0, 3);
+    }
     if (!prefetch) return;
     for (int c = 0; c < 8; ++c) {
       for (int j = 0; j < n; ++j) {
@@ -147,13 +153,16 @@ INFNERF_INLINE void update_four(const AdamRule& rule, v8f g, float* table,
   const v8f a = load(moments), b = load(moments + 8), p = load(table);
   const v8f m0 = __builtin_shuffle(a, b, v8i{0, 1, 4, 5, 8, 9, 12, 13});
   const v8f v0 = __builtin_shuffle(a, b, v8i{2, 3, 6, 7, 10, 11, 14, 15});
-  v8f c1, c2;
-  for (int r = 0; r < 4; ++r) {
-    steps[r] += untouched[2 * r] ? 0 : 1;
-    const float* c = rule.at(steps[r]);
-    c1[2 * r] = c1[2 * r + 1] = c[0];
-    c2[2 * r] = c2[2 * r + 1] = c[1];
-  }
+  v4i step;
+  std::memcpy(&step, steps, sizeof step);
+  step += 1 + v4i{untouched[0], untouched[2], untouched[4], untouched[6]};
+  std::memcpy(steps, &step, sizeof step);
+  const v8f c = (v8f)v4d{as_double(rule.at(step[0])),
+                         as_double(rule.at(step[1])),
+                         as_double(rule.at(step[2])),
+                         as_double(rule.at(step[3]))};
+  const v8f c1 = __builtin_shuffle(c, v8i{0, 0, 2, 2, 4, 4, 6, 6});
+  const v8f c2 = __builtin_shuffle(c, v8i{1, 1, 3, 3, 5, 5, 7, 7});
   v8f m = rule.b1 * m0 + rule.a1 * g;
   v8f v = rule.b2 * v0 + rule.a2 * (g * g);
   const v8f next = p - rule.rate * (m * c1) / (sqrt(v * c2) + rule.eps);
