@@ -53,28 +53,7 @@ def rows(
       part: timing.best('cpu')
       for part, timing in zip(PARTS + ('input',), timings, strict=True)
   }
-  whole = best['step'] + best['sampling'] + best['input']
-  mlp = max(best['field'] - best['hash_forward'], 0.0)
-  shares = {
-      'hash forward': best['hash_forward'],
-      'hash backward with its Adam': best['hash_backward'],
-      'mlp and composite': mlp,
-      'optimiser of mlps': best['mlp_adam'],
-      'sampling': best['sampling'],
-      'input': best['input'],
-  }
-  shares['rest'] = whole - sum(shares.values())
-  detail = {f'{k}_ms': round(1e3 * v, 3) for k, v in best.items()}
-  made = [
-      harness.make_row(
-          f'{name}/share/{part}',
-          seconds / whole,
-          unit,
-          detail=detail,
-          note='of field, update, self-proposals (64 samples a ray) and input',
-      )
-      for part, seconds in shares.items()
-  ]
+  made = _share_rows(name, unit, best)
   made.append(
       harness.make_row(
           f'{name}/share of time waiting for input',
@@ -88,6 +67,32 @@ def rows(
       )
   )
   return made
+
+
+def _share_rows(name, unit, best):
+  """A row a part from its best time."""
+  whole = best['step'] + best['sampling'] + best['input']
+  mlp = max(best['field'] - best['hash_forward'], 0.0)
+  shares = {
+      'hash forward': best['hash_forward'],
+      'hash backward with its Adam': best['hash_backward'],
+      'mlp and composite': mlp,
+      'optimiser of mlps': best['mlp_adam'],
+      'sampling': best['sampling'],
+      'input': best['input'],
+  }
+  shares['rest'] = whole - sum(shares.values())
+  detail = {f'{k}_ms': round(1e3 * v, 3) for k, v in best.items()}
+  return [
+      harness.make_row(
+          f'{name}/share/{part}',
+          seconds / whole,
+          unit,
+          detail=detail,
+          note='of field, update, self-proposals (64 samples a ray) and input',
+      )
+      for part, seconds in shares.items()
+  ]
 
 
 def backends(

@@ -6,6 +6,8 @@ from typing import Any
 
 from infnerf_jax.evaluation.bench import harness, shapes
 
+_UNITS = {'cpu': 'rays/s of CPU time', 'wall': 'rays/s'}
+
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
@@ -70,51 +72,47 @@ def against_peers(
     Rows; those of who cannot run say why.
   """
   name = f'{name}/{threads}_thread{"s" if threads > 1 else ""}'
-  unit = {'cpu': 'rays/s of CPU time', 'wall': 'rays/s'}
-  rows = []
-  with contextlib.ExitStack() as stack:
-    try:
-      worker = stack.enter_context(_worker(ours, shape, threads))
-    except harness.Unavailable as error:
+  title = lambda peer: f'{name}/{ours.name} vs {peer.name}'
+  try:
+    with _worker(ours, shape, threads) as worker:
       return [
-          harness.missing_row(
-              f'{name}/{ours.name} vs {peer.name}/cpu',
-              unit['cpu'],
-              f'{ours.name}: {error}',
-              target=peer.target,
-          )
+          row
           for peer in peers
+          for row in _against_peer(
+              title(peer), shape, worker, peer, effort, threads
+          )
       ]
-    for peer in peers:
-      title = f'{name}/{ours.name} vs {peer.name}'
-      try:
-        with _worker(peer, shape, threads) as other:
-          pair = [(worker, ''), (other, '')]
-          timings = harness.interleave(pair, **effort.options())
-      except harness.Unavailable as error:
-        rows.append(
-            harness.missing_row(
-                f'{title}/cpu',
-                unit['cpu'],
-                f'{peer.name}: {error}',
-                target=peer.target,
-            )
-        )
-        continue
-      for clock in ('cpu', 'wall'):
-        target = peer.target if clock == 'cpu' else None
-        rows.append(
-            _contest_row(
-                f'{title}/{clock}',
-                unit[clock],
-                timings,
-                clock,
-                shape.num_rays,
-                target,
-                peer.note,
-            )
-        )
-  return rows
+  except harness.Unavailable as error:
+    reason = f'{ours.name}: {error}'
+    return [_missing(title(peer), peer, reason) for peer in peers]
+
+
+def _missing(title, peer, reason):
+  return harness.missing_row(
+      f'{title}/cpu', _UNITS['cpu'], reason, target=peer.target
+  )
+
+
+def _against_peer(title, shape, worker, peer, effort, threads):
+  """Rows by both clocks of our running worker against a peer."""
+  try:
+    with _worker(peer, shape, threads) as other:
+      pair = [(worker, ''), (other, '')]
+      timings = harness.interleave(pair, **effort.options())
+  except harness.Unavailable as error:
+    return [_missing(title, peer, f'{peer.name}: {error}')]
+  return [
+      _contest_row(
+          f'{title}/{clock}',
+          unit,
+          timings,
+          clock,
+          shape.num_rays,
+          peer.target if clock == 'cpu' else None,
+          peer.note,
+      )
+      for clock, unit in _UNITS.items()
+  ]
 
 
 def _worker(peer: Peer, shape, threads):

@@ -250,33 +250,10 @@ def _sampling(shape, spec, params, implementation, seed):
   return lambda: jax.block_until_ready(function(key, model, rays))
 
 
-def train_parts(shape, *, implementation: str, seed: int = 0):
-  """The step's parts and the whole, each to call again and again.
-
-  Args:
-    shape: fields of StepShape.
-    implementation: of the kernels.
-    seed: of data.
-
-  Returns:
-    Functions by name.
-  """
-  shape, spec, data, params = _setup(shape, seed)
+def _update_parts(params, data, gradient, spec, implementation):
+  """The step's two updates by themselves."""
   state = _init_optimizer(params)
   copy = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-  gradients = jax.jit(lambda p, d: _gradients(p, d, spec, implementation))
-  # The cost of an update does not depend on the gradient's values.
-  shapes_of = jax.eval_shape(gradients, params, data)[1]
-  gradient = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3), shapes_of)
-  lookup = jax.jit(
-      lambda table, d: hash_lookup.hash_lookup(
-          table,
-          d.position,
-          d.slot,
-          spec=spec.grid,
-          implementation=implementation,
-      )
-  )
 
   def hash_backward(carry, data, feature_gradient):
     table, *rest = _update_table(
@@ -294,13 +271,6 @@ def train_parts(shape, *, implementation: str, seed: int = 0):
 
   small_state = {k: state[k] for k in ('mlp', 'mlp_steps')}
   return {
-      'step': train_step(
-          shapes.as_dict(shape), implementation=implementation, seed=seed
-      ),
-      'hash_forward': lambda: jax.block_until_ready(
-          lookup(params['table'], data)
-      ),
-      'field': lambda: jax.block_until_ready(gradients(params, data)),
       'hash_backward': _Stateful(
           hash_backward,
           (copy(params['table']), state['table']),
@@ -313,5 +283,42 @@ def train_parts(shape, *, implementation: str, seed: int = 0):
           data.slot,
           gradient['mlp'],
       ),
+  }
+
+
+def train_parts(shape, *, implementation: str, seed: int = 0):
+  """The step's parts and the whole, each to call again and again.
+
+  Args:
+    shape: fields of StepShape.
+    implementation: of the kernels.
+    seed: of data.
+
+  Returns:
+    Functions by name.
+  """
+  shape, spec, data, params = _setup(shape, seed)
+  gradients = jax.jit(lambda p, d: _gradients(p, d, spec, implementation))
+  # The cost of an update does not depend on the gradient's values.
+  shapes_of = jax.eval_shape(gradients, params, data)[1]
+  gradient = jax.tree.map(lambda x: jnp.full(x.shape, 1e-3), shapes_of)
+  lookup = jax.jit(
+      lambda table, d: hash_lookup.hash_lookup(
+          table,
+          d.position,
+          d.slot,
+          spec=spec.grid,
+          implementation=implementation,
+      )
+  )
+  return {
+      'step': train_step(
+          shapes.as_dict(shape), implementation=implementation, seed=seed
+      ),
+      'hash_forward': lambda: jax.block_until_ready(
+          lookup(params['table'], data)
+      ),
+      'field': lambda: jax.block_until_ready(gradients(params, data)),
+      **_update_parts(params, data, gradient, spec, implementation),
       'sampling': _sampling(shape, spec, params, implementation, seed),
   }
