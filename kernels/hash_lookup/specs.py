@@ -94,6 +94,6 @@ class GridSpec:
     return np.concatenate(parts).astype(np.int64)
 
 
-TINY = GridSpec(4, 2**8, 2, 4, 32)
+TINY = GridSpec(2, 2**8, 2, 4, 32)
 SMALL = GridSpec(8, 2**15, 2, 16, 2048)
 PAPER = GridSpec(16, 2**19, 2, 16, 2048)

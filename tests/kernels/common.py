@@ -10,7 +10,7 @@ BACKENDS = ("xla", "native")
 ALL = ("reference",) + BACKENDS
 
 # All scales dense for ordinary nodes; the root hashes; rows not powers of two.
-RAGGED = grid_specs.GridSpec(4, 3000, 2, 3, 17)
+RAGGED = grid_specs.GridSpec(2, 3000, 2, 3, 12)
 TINY = grid_specs.TINY
 FIELD = field_specs.TINY
 
