@@ -15,7 +15,7 @@ from tests import tiny_model
 
 
 @functools.partial(jax.jit, static_argnames=('density_at', 'rounds'))
-def _render(density_at, offsets, near, far, rounds):
+def _render(density_at, density, offsets, near, far, rounds=(512, 512)):
   """Rays along +x at offsets [R] from the axis through an analytic density."""
   near = jnp.full((len(offsets), 1), near)
   far = jnp.full((len(offsets), 1), far)
@@ -23,10 +23,10 @@ def _render(density_at, offsets, near, far, rounds):
   for i, count in enumerate(rounds):
     tdist = sampling.s_to_t(sdist, near, far, 10.0)
     t = 0.5 * (tdist[..., 1:] + tdist[..., :-1])
-    density = density_at(t, offsets[:, None])
+    extinction = density_at(t, offsets[:, None], density)
     delta = tdist[..., 1:] - tdist[..., :-1]
     color = jnp.stack([jnp.ones_like(t), 0.25 * jnp.ones_like(t), t], -1)
-    pixel = composite_op.composite(density, delta, color, t)
+    pixel = composite_op.composite(extinction, delta, color, t)
     if i < len(rounds) - 1:
       sdist = sampling.resample(
           None, sdist, pixel.weights, rounds[i + 1], anneal=0.9, padding=0.01
@@ -34,7 +34,7 @@ def _render(density_at, offsets, near, far, rounds):
   return pixel
 
 
-def _sphere(t, offset, *, density):
+def _sphere(t, offset, density):
   """Radius 2 m, centre 6 m ahead on the axis."""
   return jnp.where((t - 6.0) ** 2 + offset**2 < 4.0, density, 0.0)
 
@@ -43,13 +43,7 @@ def _sphere(t, offset, *, density):
 def test_homogeneous_sphere(density):
   """opacity = 1 - exp(-density * chord)."""
   offsets = np.linspace(0, 2.5, 41)
-  pixel = _render(
-      functools.partial(_sphere, density=density),
-      jnp.asarray(offsets),
-      0.1,
-      12.0,
-      (512, 512),
-  )
+  pixel = _render(_sphere, density, jnp.asarray(offsets), 0.1, 12.0)
   chord = 2 * np.sqrt(np.maximum(4 - offsets**2, 0))
   expected = 1 - np.exp(-density * chord)
   np.testing.assert_allclose(pixel.opacity, expected, atol=0.012)
@@ -59,11 +53,16 @@ def test_homogeneous_sphere(density):
   np.testing.assert_allclose(pixel.rgb[:, 1], pixel.opacity / 4, atol=1e-5)
 
 
+def _slab(t, offset, density):
+  """From 5 m to 8 m."""
+  del offset
+  return jnp.where((t > 5.0) & (t < 8.0), density, 0.0)
+
+
 @pytest.mark.parametrize('density', [0.1, 1.0, 20.0])
 def test_homogeneous_slab(density):
   """Opacity and mean distance of a slab from 5 m to 8 m."""
-  slab = lambda t, _: jnp.where((t > 5.0) & (t < 8.0), density, 0.0)
-  pixel = _render(slab, jnp.zeros(3), 0.1, 12.0, (512, 512))
+  pixel = _render(_slab, density, jnp.zeros(41), 0.1, 12.0)
   opacity = 1 - np.exp(-3 * density)
   np.testing.assert_allclose(pixel.opacity, opacity, atol=0.006)
   # Integral of density * exp(-density u) * (5 + u) du over 0 to 3.
@@ -75,12 +74,12 @@ def test_homogeneous_slab(density):
 def test_two_slabs_hide_in_order():
   """The front slab's transmittance scales what lies behind."""
 
-  def slabs(t, _):
+  def slabs(t, _, density):
     front = (t > 2.0) & (t < 3.0)
     back = (t > 6.0) & (t < 7.0)
-    return jnp.where(front, 0.7, jnp.where(back, 2.0, 0.0))
+    return jnp.where(front, density, jnp.where(back, 2.0, 0.0))
 
-  pixel = _render(slabs, jnp.zeros(1), 0.1, 12.0, (512, 512))
+  pixel = _render(slabs, 0.7, jnp.zeros(41), 0.1, 12.0)
   alpha_front, alpha_back = 1 - np.exp(-0.7), 1 - np.exp(-2.0)
   expected = alpha_front + (1 - alpha_front) * alpha_back
   np.testing.assert_allclose(pixel.opacity, expected, atol=0.006)
@@ -105,7 +104,7 @@ def test_foggy_box_through_the_whole_renderer(fog):
   camera = tiny_model.make_camera(focal=25.0, distance=7.0)
   row, column = np.mgrid[:36, :48]
   pix = np.stack([column, row], -1).reshape(-1, 2) + 0.5
-  rays = cameras_lib.camera_rays(
+  rays = jax.jit(cameras_lib.camera_rays)(
       scene_model.device_cameras(cameras_lib.stack([camera]), octree),
       jnp.zeros(len(pix), jnp.int32),
       jnp.asarray(pix, jnp.float32),
