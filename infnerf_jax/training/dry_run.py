@@ -74,7 +74,7 @@ def _time_steps(config, plan) -> tuple[float, float]:
       plan.spec, settings.render_options(config), options
   )
   state = state_lib.init_state(
-      setup.run_key(config),
+      setup.init_key(config),
       plan.spec,
       num_slots=plan.num_slots,
       num_photos=len(plan.scene.photos.names),
@@ -97,7 +97,7 @@ def _time_steps(config, plan) -> tuple[float, float]:
         valid=jnp.ones(config.batch_size, bool),
     )
     start = time.monotonic()
-    state, metrics = step(state, batch, surroundings, setup.run_key(config))
+    state, metrics = step(state, batch, surroundings, setup.step_key(config))
     jax.block_until_ready((state, metrics))
     seconds.append(time.monotonic() - start)
   return seconds[0], float(np.median(seconds[1:]))

@@ -70,9 +70,8 @@ def device_batch(batch: ray_batches.RayBatch) -> step_lib.RayBatch:
 
 def initial_state(config, run: setup.Run) -> state_lib.TrainState:
   """State before the first step, a function of the seed."""
-  init_key, _ = jax.random.split(setup.run_key(config))
   return state_lib.init_state(
-      init_key,
+      setup.init_key(config),
       run.plan.spec,
       num_slots=run.plan.num_slots,
       num_photos=len(run.plan.scene.photos.names),
@@ -177,7 +176,7 @@ def _run_steps(config, workdir, run, manager, state, hooks):
   if first >= last:
     return state
   options = batch_options(config, run)
-  _, key = jax.random.split(setup.run_key(config))
+  key = setup.step_key(config)
   step_fn = step_lib.make_train_step(
       run.plan.spec, run.render_options, run.step_options
   )

@@ -129,7 +129,7 @@ def run_steps(state, num_steps, *, options=STEP, model=None, first=0, size=32):
   around = surroundings(state.params['nodes']['table'].shape[0])
   metrics = None
   for k in range(first, first + num_steps):
-    state, metrics = step(state, batch(size, k), around, jax.random.key(7))
+    state, metrics = step(state, batch(size, k), around, jax.random.key(7, impl='rbg'))
   return state, metrics
 
 
