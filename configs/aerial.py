@@ -9,9 +9,12 @@ from configs import common
 
 def get_config(arg=None):
   """Config; `arg` may set `quicktest` or `steps`."""
-  values = common.parse_arg(arg, quicktest=False, steps=4000)
+  values = common.parse_arg(arg, quicktest=False, steps=2600)
   config = common.base()
   config.num_steps = values.steps
+  # One altitude sees two levels; few nodes with large tables learn fastest.
+  config.target_depth = 1
+  config.field.log2_table_size = 17
   if values.quicktest:
     config.num_steps = 40
     config.batch_size = 256

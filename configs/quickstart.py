@@ -12,18 +12,21 @@ from configs import common
 
 def get_config(arg=None):
   """Config; `arg` may set `quicktest`, `extent` (metres) or `photos`."""
-  values = common.parse_arg(arg, quicktest=False, extent=0.0, photos=0)
+  values = common.parse_arg(arg, quicktest=False, extent=72.0, photos=100)
   config = common.base()
   config.data.city = city = ml_collections.ConfigDict()
   city.seed = 0
-  if values.extent:
-    city.extent = values.extent  # metres
-  city.num_photos = values.photos or None  # None: what the overlap asks for
+  city.extent = values.extent  # metres
+  city.num_photos = values.photos
+  city.width, city.height = 256, 192  # pixels
   city.exposure_variation = 0.0
-  config.num_steps = 4000
+  config.num_steps = 2400
+  config.target_depth = 2
+  config.field.log2_table_size = 15
   config.field.appearance_dim = 8
+  config.sampling.box_margin = 1.5  # oblique photos see fields far outside
   if values.quicktest:
-    config.data.city.num_photos = values.photos or 12
+    city.num_photos = 12
     config.data.downscale = 4.0
     config.num_pyramid_levels = 2
     config.data.pyramid_ray_share = (0.8, 0.2)

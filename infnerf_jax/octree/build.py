@@ -37,6 +37,8 @@ class BuildOptions:
     min_points: a node needs more points than this.
     min_cameras: points seen by fewer cameras are dropped.
     max_nodes: trees above this are refused.
+    box_margin: how far rays' box goes beyond the points', horizontally, as a
+      share of its size.
   """
 
   max_depth: int = 8
@@ -49,6 +51,7 @@ class BuildOptions:
   min_points: int = 0
   min_cameras: int = 3
   max_nodes: int = 100_000
+  box_margin: float = 0.25
 
 
 class BuiltOctree(NamedTuple):
@@ -80,11 +83,11 @@ def _root_cube(points, options):
   return center, side
 
 
-def _sample_aabb(points):
-  """[2, 3] the points' box, widened by a quarter in the horizontal."""
+def _sample_aabb(points, box_margin):
+  """[2, 3] the points' box, widened in the horizontal."""
   box = boxes.percentile_aabb(points, *_SAMPLE_PERCENTILES)
   size = box[1] - box[0]
-  margin = size * np.array([0.25, 0.25, 0.0])
+  margin = size * np.array([box_margin, box_margin, 0.0])
   margin += 0.02 * size.max()  # points stop at surfaces; leave them some air
   return np.stack([box[0] - margin, box[1] + margin])
 
@@ -243,7 +246,7 @@ def build_octree(
       'root_side': float(side),
       'root_gsd': float(octree.root_gsd),
   }
-  return BuiltOctree(octree, _sample_aabb(points), report)
+  return BuiltOctree(octree, _sample_aabb(points, options.box_margin), report)
 
 
 def _build_without_points(scene, options):

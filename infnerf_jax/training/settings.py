@@ -101,6 +101,7 @@ def build_options(config) -> build.BuildOptions:
       min_points=config.min_points,
       min_cameras=config.min_cameras,
       max_nodes=config.max_nodes,
+      box_margin=config.sampling.box_margin,
   )
 
 
