@@ -1,6 +1,11 @@
 """InfNeRF in JAX: `infnerf_jax.load(workdir).render(camera)`."""
 
-_EXPORTS = {'load': 'infnerf_jax.loaded', 'LoadedScene': 'infnerf_jax.loaded'}
+_EXPORTS = {
+    'load': 'infnerf_jax.loaded',
+    'LoadedScene': 'infnerf_jax.loaded',
+    'make_camera': 'infnerf_jax.geometry.cameras',
+    'look_at': 'infnerf_jax.geometry.cameras',
+}
 
 
 def __getattr__(name):
