@@ -8,13 +8,10 @@ import numpy as np
 from PIL import Image
 
 from configs import quickstart
-from infnerf_jax import json_files
-from infnerf_jax import loaded
-from infnerf_jax import profiler
+from infnerf_jax import json_files, loaded, profiler
 from infnerf_jax.evaluation import train_and_evaluate
 from infnerf_jax.geometry import cameras
-from infnerf_jax.octree import build
-from infnerf_jax.octree import levels
+from infnerf_jax.octree import build, levels
 from infnerf_jax.products import octree_report
 from infnerf_jax.render import render_rays
 from infnerf_jax.scene import readers

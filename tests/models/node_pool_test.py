@@ -5,10 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from infnerf_jax.models import directions
-from infnerf_jax.models import node_field
-from infnerf_jax.models import node_pool
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import directions, node_field, node_pool, scene_model
 from kernels.node_field import api
 
 _SPEC = node_field.field_spec(

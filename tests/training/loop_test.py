@@ -14,8 +14,7 @@ from configs import aerial
 from infnerf_jax import errors
 from infnerf_jax.scene import ray_batches
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import loop
-from infnerf_jax.training import setup
+from infnerf_jax.training import loop, setup
 from tests.scene import builders
 
 

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.models import node_field
-from infnerf_jax.models import node_pool
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_field, node_pool, scene_model
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_rays
 from infnerf_jax.training import priors
@@ -129,7 +127,8 @@ def run_steps(state, num_steps, *, options=STEP, model=None, first=0, size=32):
   around = surroundings(state.params['nodes']['table'].shape[0])
   metrics = None
   for k in range(first, first + num_steps):
-    state, metrics = step(state, batch(size, k), around, jax.random.key(7, impl='rbg'))
+    key = jax.random.key(7, impl='rbg')
+    state, metrics = step(state, batch(size, k), around, key)
   return state, metrics
 
 
