@@ -81,7 +81,7 @@ def base() -> ml_collections.ConfigDict:
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
   optimizer.lr_initial = 2e-2  # paper: 1e-2
-  optimizer.lr_final = 1e-3  # paper: 1e-4
+  optimizer.lr_final = 3e-4  # paper: 1e-4
   optimizer.lr_decay_steps = 0  # 0: num_steps
   optimizer.lr_warmup_steps = 0
   # Each node has MLPs of its own: at the tables' rate many of them die.
