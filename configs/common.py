@@ -68,6 +68,7 @@ def base() -> ml_collections.ConfigDict:
   sampling.padding = 0.01  # uniform share in every round's weights
   sampling.anneal_steps = 500
   sampling.level_bias = 0.0  # octaves; positive is coarser
+  sampling.opaque_end = False  # the last interval of a ray has no end
   sampling.proposal_bias = 0.0  # octaves by which proposals are coarser
 
   config.lambda_rgb = 1.0
@@ -96,6 +97,7 @@ def base() -> ml_collections.ConfigDict:
   # One random colour a batch in training, as in the paper, cost 2 to 4 dB in
   # the first minutes where every ray ends on a surface.
   config.random_background = False
+  config.background_ramp = 0.5  # share of num_steps until it has all colours
 
   config.logging = logging = ml_collections.ConfigDict()
   logging.log_every = 50  # steps

@@ -55,7 +55,11 @@ def _fit(
     def loss(embedding):
       appearance = jnp.broadcast_to(embedding, (num_rays,) + embedding.shape)
       colors = render_rays.shade_samples(
-          model, spec, samples, render_rays.ray_inputs(rays, appearance)
+          model,
+          spec,
+          samples,
+          render_rays.ray_inputs(rays, appearance),
+          opaque_end=options.opaque_end,
       )
       shown = colors.rgb + (1 - colors.opacity) * background
       return jnp.mean(jnp.square(shown - rgb))

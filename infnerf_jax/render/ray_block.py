@@ -136,7 +136,11 @@ def render_block(
   rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
   appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
   colors = render_rays.shade_samples(
-      model, spec, rounds[-1], render_rays.ray_inputs(rays, appearance)
+      model,
+      spec,
+      rounds[-1],
+      render_rays.ray_inputs(rays, appearance),
+      opaque_end=options.opaque_end,
   )
   opacity = colors.opacity[:, 0]
   distance = surface_distance(colors.weights, colors.samples.tdist)

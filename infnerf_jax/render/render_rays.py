@@ -33,6 +33,8 @@ class RenderOptions:
     weight_power: anneal power on the weights of a round (0.9 in the paper).
     padding: share of a uniform histogram mixed into each round's weights.
     level_policy: footprint to level.
+    opaque_end: whether the last interval has no end, so that what a ray
+      does not meet before takes its colour: no colour passes for a clear ray.
     proposal_bias: octaves by which proposals are coarser than the last round.
   """
 
@@ -44,6 +46,7 @@ class RenderOptions:
   padding: float = 0.01
   level_policy: levels_lib.LevelPolicy = levels_lib.determine_lod_level
   proposal_bias: float = 0.0
+  opaque_end: bool = False
 
 
 class Samples(NamedTuple):
@@ -261,6 +264,7 @@ def shade_samples(
     inputs,
     *,
     probe=None,
+    opaque_end: bool = False,
 ) -> RayColors:
   """Evaluates and composites the samples of the last round (differentiable).
 
@@ -271,6 +275,7 @@ def shade_samples(
     inputs: [R, D], see `ray_inputs`.
     probe: [L, R * S, F] zeros whose cotangent is the gradient of the encoded
       features, or None.
+    opaque_end: see `RenderOptions`.
 
   Returns:
     RayColors.
@@ -294,6 +299,10 @@ def shade_samples(
   density = scene_model.density(raw.reshape(num_rays, num_samples), spec)
   density = jnp.where(samples.slot < 0, 0.0, density)
   delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
+  if opaque_end:
+    # A ray that misses the box has no length and stays clear.
+    last = jnp.where(delta[:, -1] > 0, 1e6 * spec.root_side, 0.0)
+    delta = delta.at[:, -1].set(last)
   pixel = composite_op.composite(
       density, delta, rgb.reshape(num_rays, num_samples, 3), samples.t
   )
@@ -327,4 +336,10 @@ def render_rays(
     RayColors.
   """
   samples = place_samples(key, model, spec, rays, options)
-  return shade_samples(model, spec, samples, ray_inputs(rays, appearance))
+  return shade_samples(
+      model,
+      spec,
+      samples,
+      ray_inputs(rays, appearance),
+      opaque_end=options.opaque_end,
+  )

@@ -117,8 +117,11 @@ def resample(key, sdist, weights, num_samples: int, *, anneal, padding):
   pdf = pdf / jnp.sum(pdf, axis=-1, keepdims=True)
   cdf = jnp.cumsum(pdf[..., :-1], axis=-1)
   cdf = jnp.concatenate(
-      [jnp.zeros_like(cdf[..., :1]), jnp.minimum(cdf, 1.0),
-       jnp.ones_like(cdf[..., :1])],
+      [
+          jnp.zeros_like(cdf[..., :1]),
+          jnp.minimum(cdf, 1.0),
+          jnp.ones_like(cdf[..., :1]),
+      ],
       axis=-1,
   )  # [..., S + 1]
   shape = sdist.shape[:-1]

@@ -142,6 +142,7 @@ def render_options(config) -> render_rays.RenderOptions:
       padding=sampling.padding,
       level_policy=policy,
       proposal_bias=sampling.proposal_bias,
+      opaque_end=sampling.opaque_end,
   )
 
 
@@ -156,6 +157,8 @@ def step_options(config) -> step_lib.StepOptions:
       num_prior_nodes=config.num_prior_nodes,
       num_prior_points=config.num_prior_points,
       random_background=config.random_background,
+      background_ramp_steps=round(config.background_ramp * config.num_steps),
+      opaque_end=config.sampling.opaque_end,
       background=tuple(config.background),
       ray_microbatch=config.ray_microbatch,
       lr_initial=optimizer.lr_initial,

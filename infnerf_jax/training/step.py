@@ -28,7 +28,11 @@ class StepOptions:
     lambda_transparency: of the prior towards empty space.
     num_prior_nodes: nodes that each prior draws a step.
     num_prior_points: points in each of them.
-    random_background: one random colour a batch; else `background`.
+    random_background: the expected loss over backgrounds of all colours, so
+      that no colour can pass for transparency; else `background`.
+    background_ramp_steps: steps over which these backgrounds grow from black
+      to all colours: opacity asked for before there is geometry makes fog.
+    opaque_end: as in rendering.
     background: rgb behind everything.
     ray_microbatch: rays whose gradients are taken at once, 0 is all.
     lr_initial: learning rate at the start.
@@ -51,6 +55,8 @@ class StepOptions:
   num_prior_nodes: int = 4
   num_prior_points: int = 64
   random_background: bool = True
+  background_ramp_steps: int = 0
+  opaque_end: bool = False
   background: tuple[float, float, float] = (0.0, 0.0, 0.0)
   ray_microbatch: int = 0
   lr_initial: float = 1e-2
@@ -188,14 +194,24 @@ def _ray_loss(
       samples,
       render_rays.ray_inputs(rays, appearance),
       probe=trainable['probe'],
+      opaque_end=options.opaque_end,
   )
-  rgb = colors.rgb + (1 - colors.opacity) * background
+  clear = 1 - colors.opacity
+  rgb = colors.rgb + clear * background
   share = batch.valid.shape[0] / num_rays
   # The photometric mean is over the batch's valid rays, not over these.
   mse = losses.photometric_loss(rgb, batch.rgb, batch.valid)
   mse *= jnp.sum(batch.valid) / num_valid
+  loss = options.lambda_rgb * mse
+  if options.random_background:
+    # The mean of the loss over backgrounds U(0, 2 b) is that at their mean b
+    # plus their variance, b**2 / 3 a channel: no noise from drawing one.
+    shade = clear * background[:1] / 3**0.5
+    spread = losses.photometric_loss(shade, 0.0, batch.valid)
+    spread *= 3 * jnp.sum(batch.valid) / num_valid
+    loss += options.lambda_rgb * spread
   distortion = share * losses.distortion_loss(samples.sdist, colors.weights)
-  loss = options.lambda_rgb * mse + options.lambda_distortion * distortion
+  loss += options.lambda_distortion * distortion
   return loss, (mse, distortion)
 
 
@@ -351,9 +367,7 @@ def train_step(
     (state, StepMetrics).
   """
   nodes = state.params['nodes']
-  sample_key, background_key, prior_key = jax.random.split(
-      jax.random.fold_in(key, state.step), 3
-  )
+  sample_key, prior_key = jax.random.split(jax.random.fold_in(key, state.step))
   rays = cameras_lib.camera_rays(
       surroundings.cameras,
       batch.photo_idx,
@@ -379,7 +393,8 @@ def train_step(
   )
   background = jnp.asarray(options.background)
   if options.random_background:
-    background = jax.random.uniform(background_key, (3,))
+    ramp = jnp.clip(state.step / max(options.background_ramp_steps, 1), 0, 1)
+    background = jnp.full(3, 0.5 * ramp)
   trainable = {'mlp': _mlps(nodes), 'dense': dense}
   grads, mse, distortion = _ray_gradients(
       trainable,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from infnerf_jax.training import losses
 from tests.training import tiny
 
 
@@ -138,3 +139,40 @@ def test_losses_can_be_switched_off(name):
   }
   assert float(off.pop(name)) == 0
   assert all(float(x) > 0 for x in off.values())
+
+
+def test_expected_background_is_the_mean_over_drawn_ones():
+  # E[(c + (1 - o) b - t)^2] over b ~ U(0, 1), by a fine midpoint rule.
+  rng = np.random.default_rng(0)
+  color, target = rng.uniform(size=(2, 50, 3))
+  clear = rng.uniform(size=(50, 1))
+  drawn = (np.arange(1000) + 0.5) / 1000
+  shown = color[None] + clear[None] * drawn[:, None, None]
+  expected = np.mean((shown - target) ** 2)
+  valid = np.ones(50, bool)
+  mean = losses.photometric_loss(color + clear * 0.5, target, valid)
+  spread = 3 * losses.photometric_loss(clear * 0.5 / 3**0.5, 0.0, valid)
+  np.testing.assert_allclose(mean + spread, expected, rtol=1e-4)
+
+
+def test_random_background_asks_for_opacity():
+  options = tiny.replace(
+      tiny.STEP,
+      lambda_transparency=0.0,
+      lambda_regularization=0.0,
+      background=(0.0, 0.0, 0.0),
+      random_background=False,
+  )
+  black = jnp.zeros((32, 3))
+  batch = tiny.batch()._replace(rgb=black)
+  key = jax.random.key(0, impl='rbg')
+  loss = {}
+  for name, change in (
+      ('black', {}),
+      ('all', {'random_background': True}),
+  ):
+    step = tiny.train_step(None, tiny.replace(options, **change))
+    _, metrics = step(tiny.state(options), batch, tiny.surroundings(), key)
+    loss[name] = float(metrics.mse)
+  # A clear ray passes for black before black alone, not before all colours.
+  assert loss['all'] > loss['black']
