@@ -393,7 +393,9 @@ def train_step(
   )
   background = jnp.asarray(options.background)
   if options.random_background:
-    ramp = jnp.clip(state.step / max(options.background_ramp_steps, 1), 0, 1)
+    ramp = 1.0
+    if options.background_ramp_steps:
+      ramp = jnp.clip(state.step / options.background_ramp_steps, 0, 1)
     background = jnp.full(3, 0.5 * ramp)
   trainable = {'mlp': _mlps(nodes), 'dense': dense}
   grads, mse, distortion = _ray_gradients(
