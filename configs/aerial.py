@@ -2,6 +2,9 @@
 
   python -m experiments.train --config=configs/aerial.py --workdir=DIR \
       --config.data.path=SCENE
+
+About 10 minutes on two cores for 60 photos of 1000 pixels, trained at half
+size: 32.1 dB on unseen photos of caliterra (results/caliterra.json).
 """
 
 from configs import common
