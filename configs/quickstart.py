@@ -4,7 +4,7 @@
 
 About 10 minutes on two cores, 26.4 dB on unseen photos at level 0
 (results/quickstart.json).
-`:quicktest` is a run of seconds for tests.
+`:quicktest` is a run of seconds for tests, `:demo` one of a minute.
 """
 
 import ml_collections
@@ -13,8 +13,10 @@ from configs import common
 
 
 def get_config(arg=None):
-  """Config; `arg` may set `quicktest`, `extent` (metres) or `photos`."""
-  values = common.parse_arg(arg, quicktest=False, extent=72.0, photos=100)
+  """Config; `arg` may set `quicktest`, `demo`, `extent` (m), `photos`."""
+  values = common.parse_arg(
+      arg, quicktest=False, demo=False, extent=72.0, photos=100
+  )
   config = common.base()
   config.data.city = city = ml_collections.ConfigDict()
   city.seed = 0
@@ -27,6 +29,13 @@ def get_config(arg=None):
   config.field.log2_table_size = 15
   config.field.appearance_dim = 8
   config.sampling.box_margin = 1.5  # oblique photos see fields far outside
+  if values.demo:
+    city.num_photos = 40
+    city.width, city.height = 128, 96
+    config.num_steps = config.checkpoint_every = 250
+    config.batch_size = 2048
+    config.preview_every = 0
+    config.field.log2_table_size = 13
   if values.quicktest:
     city.num_photos = 12
     config.data.downscale = 4.0

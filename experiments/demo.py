@@ -5,6 +5,7 @@ python -m experiments.demo --out=FOLDER
 
 from absl import flags
 
+from configs import quickstart
 from infnerf_jax import command
 
 _OUT = flags.DEFINE_string('out', None, 'Folder for pictures and numbers.')
@@ -16,7 +17,7 @@ def main(argv):
   del argv
   from infnerf_jax import demo  # jax only where it is needed
 
-  result = demo.run(_OUT.value)
+  result = demo.run(quickstart.get_config('demo'), _OUT.value)
   for name, view in result['views'].items():
     print(f'{name}: {view["nodes_touched"]} of {view["nodes"]} nodes touched')
   print(f'octree level by camera height: {result["level_by_height"]}')

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from configs import quickstart
 from infnerf_jax import json_files, loaded, profiler
 from infnerf_jax.evaluation import train_and_evaluate
 from infnerf_jax.geometry import cameras
@@ -17,21 +16,7 @@ from infnerf_jax.render import render_rays
 from infnerf_jax.scene import readers
 from infnerf_jax.training import settings
 
-_STEPS = 250
 _SIZE = (192, 144)
-
-
-def demo_config():
-  """The quickstart at a size that trains in a minute."""
-  config = quickstart.get_config()
-  config.data.city.num_photos = 40
-  config.data.city.width, config.data.city.height = 128, 96
-  config.num_steps = _STEPS
-  config.batch_size = 2048
-  config.checkpoint_every = _STEPS
-  config.preview_every = 0
-  config.field.log2_table_size = 13
-  return config
 
 
 def _lod_table(octree) -> dict[str, int]:
@@ -103,10 +88,11 @@ def _central_ray(scene) -> dict[str, Any]:
   }
 
 
-def run(out) -> dict[str, Any]:
+def run(config, out) -> dict[str, Any]:
   """Runs the demo.
 
   Args:
+    config: of a short run on the embedded city (`configs/quickstart.py:demo`).
     out: folder for pictures and `demo.json`.
 
   Returns:
@@ -114,7 +100,6 @@ def run(out) -> dict[str, Any]:
   """
   out = pathlib.Path(out)
   out.mkdir(parents=True, exist_ok=True)
-  config = demo_config()
   profile = profiler.Profiler()
   with profile.profile('train and evaluate'):
     scores = train_and_evaluate.train_and_evaluate(config, out / 'run')

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
+from configs import quickstart
 from infnerf_jax import demo
 
 
 @pytest.mark.slow
 def test_demo(tmp_path):
-  result = demo.run(tmp_path)
+  result = demo.run(quickstart.get_config('demo'), tmp_path)
   assert json.loads((tmp_path / 'demo.json').read_text())['psnr'] > 15
   for name in ('octree', 'oblique', 'nadir', 'far'):
     assert (tmp_path / f'{name}.png').stat().st_size > 1000
