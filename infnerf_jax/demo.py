@@ -17,6 +17,7 @@ from infnerf_jax.scene import readers
 from infnerf_jax.training import settings
 
 _SIZE = (192, 144)
+_OUTPUTS = ('rgb', 'depth', 'opacity', 'statistics')
 
 
 def _lod_table(octree) -> dict[str, int]:
@@ -51,7 +52,9 @@ def _render_views(scene, out, profile) -> dict[str, Any]:
   facts = {}
   for name, camera in _views(scene).items():
     with profile.profile(name) as section:
-      image = section.block(scene.render(camera, max_memory_gb=1.0))
+      image = section.block(
+          scene.render(camera, max_memory_gb=1.0, outputs=_OUTPUTS)
+      )
     picture = np.round(255 * np.clip(np.asarray(image.rgb), 0, 1))
     Image.fromarray(picture.astype(np.uint8)).save(out / f'{name}.png')
     touched = int(np.sum(image.statistics.touched_slots))
