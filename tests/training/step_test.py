@@ -18,9 +18,12 @@ def _copy(tree):
 
 
 def test_loss_falls():
-  # A scene of one colour: the least that a field must learn.
+  # A scene of one colour before black: the least that a field must learn.
+  options = tiny.replace(
+      tiny.STEP, random_background=False, background=(0.0, 0.0, 0.0)
+  )
   rgb = jnp.broadcast_to(jnp.asarray([0.8, 0.3, 0.5]), (32, 3))
-  state, step, errors = tiny.state(), tiny.train_step(), []
+  state, step, errors = tiny.state(options), tiny.train_step(None, options), []
   for k in range(60):
     state, metrics = step(
         state,
@@ -29,7 +32,8 @@ def test_loss_falls():
         jax.random.key(7, impl='rbg'),
     )
     errors.append(float(metrics.mse))
-  assert np.mean(errors[-10:]) < 0.6 * np.mean(errors[:3])
+  # Rays that miss the box keep their error.
+  assert np.mean(errors[-10:]) < 0.8 * np.mean(errors[:3])
   assert all(bool(x) for x in metrics.finite.values())
   assert (
       int(np.sum(metrics.samples_by_level)) <= 32 * tiny.RENDER.num_samples[-1]
