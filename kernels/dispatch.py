@@ -1,21 +1,24 @@
 """Choice of an op's implementation.
 
 An explicitly named one runs or raises; None takes native on CPU if it builds
-and passes its self-test, else xla. A GPU backend would join `_AUTOMATIC`
-under its platform's name.
+and passes its self-test, triton on an NVIDIA GPU if it passes its own, else
+xla.
 """
 
 import functools
+import importlib
 import threading
+import types
 from typing import Callable
 
 import jax
 from absl import logging
 
 from kernels.native import build
+from kernels.triton_support import capability
 
-IMPLEMENTATIONS = ("reference", "xla", "native")
-_AUTOMATIC = {"cpu": "native"}
+IMPLEMENTATIONS = ("reference", "xla", "native", "triton")
+_AUTOMATIC = {"cpu": "native", "gpu": "triton"}
 _lock = threading.RLock()
 _trusted = {}
 _warned = set()
@@ -61,10 +64,34 @@ def _self_test(library, name, test) -> str:
   return ""
 
 
+def triton_module(op: str) -> types.ModuleType:
+  """Module kernels.<op>.triton_<op>, imported when first asked for.
+
+  Args:
+    op: name of the op's folder.
+
+  Returns:
+    The module.
+
+  Raises:
+    TritonUnavailable: Triton kernels cannot run here.
+  """
+  capability.require(op)
+  return importlib.import_module(f"kernels.{op}.triton_{op}")
+
+
+def _not_there(op: str, name: str) -> Callable[[], None]:
+  def ready():
+    raise NotImplementedError(f"{op}: no {name} implementation")
+
+  return ready
+
+
 def choose(
     op: str,
     implementation: str | None,
-    ready: Callable[[], None],
+    ready: Callable[[], None] | None,
+    triton: Callable[[], None] | None = None,
 ) -> str:
   """Name of the implementation to run.
 
@@ -72,7 +99,8 @@ def choose(
     op: name for messages.
     implementation: None or one of IMPLEMENTATIONS.
     ready: raises NativeUnavailable or NotImplementedError when the native
-      backend cannot serve this call.
+      backend cannot serve this call; None: there is no native backend.
+    triton: the same for the Triton backend, with TritonUnavailable.
 
   Returns:
     One of IMPLEMENTATIONS.
@@ -81,30 +109,40 @@ def choose(
     ValueError: unknown name.
     RuntimeError, NotImplementedError: the named backend cannot run.
   """
+  checks = {
+      "native": ready or _not_there(op, "native"),
+      "triton": triton or _not_there(op, "triton"),
+  }
   if implementation is None:
-    if _AUTOMATIC.get(jax.default_backend()) != "native":
+    name = _AUTOMATIC.get(capability.platform())
+    # Where an op has no kernel of its own, XLA is not second best.
+    if {"native": ready, "triton": triton}.get(name) is None:
       return "xla"
     try:
-      ready()
-      return "native"
-    except (build.NativeUnavailable, NotImplementedError) as error:
-      _warn_once(op, str(error))
+      checks[name]()
+      return name
+    except (
+        build.NativeUnavailable,
+        capability.TritonUnavailable,
+        NotImplementedError,
+    ) as error:
+      _warn_once(op, name, str(error))
       return "xla"
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
         f"{op}: got implementation {implementation!r}, expected None or one of"
         f" {IMPLEMENTATIONS}"
     )
-  if implementation == "native":
-    ready()
+  if implementation in checks:
+    checks[implementation]()
   return implementation
 
 
-def _warn_once(op: str, reason: str) -> None:
+def _warn_once(op: str, name: str, reason: str) -> None:
   if (op, reason) not in _warned:
     _warned.add((op, reason))
     reason = reason.splitlines()[0] if reason else "unknown reason"
-    logging.warning("kernels.%s: using xla, not native: %s", op, reason)
+    logging.warning("kernels.%s: using xla, not %s: %s", op, name, reason)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

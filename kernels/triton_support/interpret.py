@@ -1,0 +1,99 @@
+"""Triton's interpreter on NumPy arrays, with guards around every buffer."""
+
+import threading
+
+import numpy as np
+
+_GUARD = 4096  # bytes on either side
+_POISON = 0xFF  # NaN in every float, -1 in every int
+# The interpreter patches triton.language while a kernel runs.
+_lock = threading.Lock()
+
+
+class Buffer:
+  """An array with poisoned surroundings, as the interpreter takes one.
+
+  The interpreter copies tensors to the host and back; this one is there.
+  """
+
+  def __init__(self, shape, dtype, value=None):
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape)) * dtype.itemsize
+    self._bytes = np.full(size + 2 * _GUARD + 64, _POISON, np.uint8)
+    # Kernels are compiled for buffers aligned to 16 bytes.
+    self._start = _GUARD + -(self._bytes.ctypes.data + _GUARD) % 64
+    inside = self._bytes[self._start : self._start + size]
+    self.array = inside.view(dtype).reshape(shape)
+    if value is not None:
+      self.array[...] = value
+    self._before = self._bytes.copy()
+    self.dtype = "int1" if dtype.kind == "b" else str(dtype)
+    self.shape = tuple(shape)
+
+  def data_ptr(self):
+    return self.array.ctypes.data
+
+  def stride(self):
+    return tuple(s // self.array.itemsize for s in self.array.strides)
+
+  def size(self):
+    return self.shape
+
+  def storage_offset(self):
+    return 0
+
+  def untyped_storage(self):
+    return self
+
+  def cpu(self):
+    return self
+
+  def new_empty(self, size, device=None):
+    del size, device
+    return self
+
+  def set_(self, storage, offset, size, stride):
+    del storage, offset, size, stride
+
+  def copy_(self, other):
+    del other
+
+  def check(self, name: str, written: bool) -> None:
+    """Raises AssertionError where bytes changed that must not."""
+    same = self._bytes == self._before
+    if written:
+      same[self._start : self._start + self.array.nbytes] = True
+    if not same.all():
+      first = int(np.argmin(same)) - self._start
+      raise AssertionError(
+          f"{name}: the kernel wrote at byte {first} of {self.array.nbytes}"
+          f" of {'its output' if written else 'an input'}"
+      )
+
+
+def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
+  """Runs a kernel in the interpreter; arguments as for calls.triton_call.
+
+  Raises:
+    AssertionError: the kernel wrote into an input or outside of a buffer.
+  """
+  inputs, outputs = [], []
+  for i, a in enumerate(args):
+    if not isinstance(a, int):
+      a = np.asarray(a)
+      # What is changed in place must be read through the output.
+      a = Buffer(a.shape, a.dtype, None if i in in_place else a)
+    inputs.append(a)
+  initial = {o: np.asarray(args[i]) for i, o in in_place.items()}
+  for o, like in enumerate(out):
+    outputs.append(Buffer(like.shape, like.dtype, initial.get(o)))
+  with _lock:
+    kernel[grid](*inputs, *outputs, **constexprs)
+  names = kernel.arg_names
+  for i, buffer in enumerate(inputs):
+    if isinstance(buffer, Buffer):
+      buffer.check(f"{kernel.__name__}: {names[i]}", written=False)
+  for o, buffer in enumerate(outputs):
+    name = names[len(inputs) + o]
+    buffer.check(f"{kernel.__name__}: {name}", written=True)
+  return [buffer.array.copy() for buffer in outputs]
