@@ -1,0 +1,215 @@
+"""A trained run as a node store, and what its precision costs."""
+
+import pathlib
+from typing import Any, Callable
+
+import jax
+import numpy as np
+
+from infnerf_jax import errors, json_files, provenance
+from infnerf_jax.evaluation import metrics
+from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.render import render_image
+from infnerf_jax.scene import pyramid as pyramid_lib
+from infnerf_jax.storage import node_store, node_store_writer, row_codec
+from infnerf_jax.training import setup
+from infnerf_jax.training import workdir as workdir_lib
+
+KINDS = (node_store.KIND,)
+
+
+def _focus(octree: tree_lib.Octree) -> tuple[int, int, int, int]:
+  """The finest node nearest to the root's centre, where paths look."""
+  finest = np.flatnonzero(octree.level == octree.level.max())
+  centers = tree_lib.node_aabb(octree, finest).mean(axis=-2)
+  away = np.linalg.norm(centers - octree.center, axis=-1)
+  node_id = finest[np.argmin(away)]
+  return int(octree.level[node_id]), *map(int, octree.coord[node_id])
+
+
+def _georeference(loaded) -> Any:
+  """The scene's `scene.json`, None where there is none or it is gone."""
+  try:
+    folder = setup.scene_folder(loaded.config, loaded.workdir)
+    return json_files.read_json(pathlib.Path(folder) / 'scene.json')
+  except errors.InputError:
+    return None
+
+
+def store_header(loaded, precision: str) -> node_store.Header:
+  """What the store of a run says of itself.
+
+  Args:
+    loaded: a LoadedScene.
+    precision: of the parameters.
+
+  Returns:
+    Header; `create_store` fills in what follows from the tree.
+  """
+  field = loaded.spec.field
+  shape = {name: getattr(field, name) for name in _FIELD_NAMES}
+  shape['grid'] = {name: getattr(field.grid, name) for name in _GRID_NAMES}
+  return node_store.Header(
+      generation=0,
+      views_version=0,
+      num_nodes=0,
+      nodes_by_level=(),
+      center=(0.0, 0.0, 0.0),
+      side=0.0,
+      grid_size=0,
+      sample_aabb=tuple(map(tuple, np.asarray(loaded.sample_aabb).tolist())),
+      appearance_dim=loaded.spec.appearance_dim,
+      field=shape,
+      groups=(node_store.parameter_group(field, precision),),
+      focus=_focus(loaded.octree),
+      config=workdir_lib.config_to_json(loaded.config),
+      downscale=float(loaded.downscale),
+      georeference=_georeference(loaded),
+      provenance={**provenance.describe(), 'num_steps': loaded.num_steps},
+  )
+
+
+_FIELD_NAMES = ('hidden_width', 'num_geometry', 'ray_input_dim')
+_GRID_NAMES = (
+    'num_grid_scales', 'table_size', 'num_features', 'base_resolution',
+    'finest_resolution',
+)  # fmt: skip
+
+
+def _views(loaded) -> dict[str, np.ndarray]:
+  """Arrays of the photos as a store has them."""
+  arrays = {f'camera_{k}': v for k, v in loaded.cameras._asdict().items()}
+  arrays['names'] = np.array(loaded.photo_names, dtype=np.str_)
+  arrays['appearance'] = np.asarray(loaded.model.appearance, np.float32)
+  for part, rows in loaded.split.items():
+    arrays[f'split_{part}'] = np.asarray(rows, np.int64)
+  return arrays
+
+
+def stored_nodes(loaded, group: row_codec.RowGroup):
+  """The run's parameters as they come back from a store: stacked, float32."""
+  nodes = jax.tree.map(np.array, loaded.model.nodes)
+  for slot in range(loaded.octree.num_nodes):
+    row = node_store.params_to_row(nodes, slot)
+    data = row_codec.encode_row(group, slot, row)
+    params = node_store.row_to_params(row_codec.decode_row(group, slot, data))
+    jax.tree.map(lambda all_rows, one: _put(all_rows, slot, one), nodes, params)  # noqa: B023
+  return jax.tree.map(jax.numpy.asarray, nodes)
+
+
+def _put(stacked, slot, row):
+  stacked[slot] = row
+
+
+def _photo_or_none(loaded):
+  """Reads (rgb, valid) of a photo's row; None where the photos are gone."""
+  try:
+    pyramid = loaded.open_pyramid()
+  except errors.InputError:
+    return None
+  return lambda row: pyramid_lib.photo(pyramid, row, 0)
+
+
+def precision_cost(
+    loaded, group: row_codec.RowGroup, *, max_views: int = 8
+) -> dict[str, Any]:
+  """What a precision costs in pictures of the test photos' cameras.
+
+  Args:
+    loaded: a LoadedScene.
+    group: whose precision it is.
+    max_views: at most this many cameras.
+
+  Returns:
+    `psnr_against_float32` (dB between the two renders, lowest of the views),
+    and, where the photos are at hand, `psnr_float32`, `psnr_stored` and
+    `psnr_loss` (dB against the photos).
+  """
+  rows = loaded.split['test']
+  rows = rows if len(rows) else np.arange(len(loaded.photo_names))
+  rows = rows[np.linspace(0, len(rows) - 1, max_views).round().astype(int)]
+  rows = np.unique(rows)
+  photo = _photo_or_none(loaded)
+  changed = loaded.model._replace(nodes=stored_nodes(loaded, group))
+  between, exact, stored = [], [], []
+  for row in rows:
+    camera = cameras_lib.take(loaded.cameras, row)
+    pair = [
+        render_image.render_image(
+            model, loaded.spec, camera, loaded.octree, loaded.appearance(),
+            loaded.options, background=loaded.background,
+            pixel_size=loaded.downscale, outputs=('rgb',),
+        ).rgb
+        for model in (loaded.model, changed)
+    ]  # fmt: skip
+    error = np.mean(np.square(pair[0] - pair[1]), dtype=np.float64)
+    between.append(float(-10 * np.log10(max(error, 1e-12))))
+    if photo is not None:
+      rgb, valid = photo(row)
+      exact.append(metrics.psnr(pair[0], rgb, valid))
+      stored.append(metrics.psnr(pair[1], rgb, valid))
+  report = {'num_views': len(rows), 'psnr_against_float32': min(between)}
+  if photo is not None:
+    report['psnr_float32'] = float(np.mean(exact))
+    report['psnr_stored'] = float(np.mean(stored))
+    report['psnr_loss'] = report['psnr_float32'] - report['psnr_stored']
+  return report
+
+
+def export_store(
+    loaded,
+    out,
+    *,
+    precision: str = 'bfloat16',
+    max_views: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+  """Writes a run as a node store.
+
+  Args:
+    loaded: a LoadedScene.
+    out: folder, or an address of a bucket.
+    precision: out of `row_codec.PRECISIONS`.
+    max_views: pictures that measure the precision's cost; 0 is none.
+    progress: called with the number of nodes written.
+
+  Returns:
+    Sizes and the precision's cost; also written to `export.json`'s place by
+    the command.
+
+  Raises:
+    InputError: another precision, or something else at `out`.
+    OSError: the disk is full.
+  """
+  if precision not in row_codec.PRECISIONS:
+    raise errors.InputError(
+        f'--precision: got {precision!r}, expected one of'
+        f' {", ".join(row_codec.PRECISIONS)}'
+    )
+  header = store_header(loaded, precision)
+  group = header.group()
+  nodes = jax.tree.map(np.asarray, loaded.model.nodes)
+  try:
+    num_bytes = node_store_writer.create_store(
+        out,
+        header,
+        loaded.octree,
+        lambda i: {group.name: node_store.params_to_row(nodes, i)},
+        views=_views(loaded),
+        progress=progress,
+    )
+  except ValueError as e:
+    raise errors.InputError(f'{loaded.workdir}: {e}') from e
+  full = group.nbytes * loaded.octree.num_nodes
+  report = {
+      'kind': node_store.KIND,
+      'precision': precision,
+      'num_nodes': loaded.octree.num_nodes,
+      'bytes': num_bytes,
+      'float32_bytes': full,
+      'share_of_float32': num_bytes / full,
+  }
+  if max_views:
+    report.update(precision_cost(loaded, group, max_views=max_views))
+  return report
