@@ -11,6 +11,7 @@ import numpy as np
 
 from infnerf_jax import errors, json_files
 from infnerf_jax.evaluation import evaluate as evaluate_lib
+from infnerf_jax.evaluation import fitting, photo_scores
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import io as octree_io
@@ -74,9 +75,7 @@ class LoadedScene:
   def appearance(self, photo: str | None = None) -> np.ndarray:
     """[A] embedding of a photo, or the mean over training photos."""
     if photo in (None, 'mean'):
-      return evaluate_lib.mean_appearance(
-          self.model.appearance, self.split['train']
-      )
+      return fitting.mean_appearance(self.model.appearance, self.split['train'])
     return np.asarray(self.model.appearance[self.photo_row(photo)])
 
   def render(
@@ -140,12 +139,23 @@ class LoadedScene:
       )
     return pyramid
 
-  def evaluate(self, split: str = 'test', **options) -> dict[str, Any]:
+  def evaluate(
+      self,
+      split: str = 'test',
+      *,
+      appearance: Any = None,
+      max_memory_gb: float | None = None,
+      show_progress: bool = True,
+      **protocol,
+  ) -> dict[str, Any]:
     """Scores photos (see `evaluation.evaluate`).
 
     Args:
       split: `test`, `train` or `validation`.
-      **options: of `evaluate`; `appearance` may be a photo's name.
+      appearance: [A] embedding, a photo's name, or None for the mean.
+      max_memory_gb: see `render_image`; None is the run's.
+      show_progress: draw a progress bar.
+      **protocol: other fields of `evaluate.Protocol`, such as `fit`.
 
     Returns:
       What `eval.json` says.
@@ -159,25 +169,24 @@ class LoadedScene:
           f'{self.workdir}/split.json: {split}: got no photos, expected some'
           ' to score'
       )
-    appearance = options.pop('appearance', None)
     if appearance is None or isinstance(appearance, str):
       appearance = self.appearance(appearance)
-    options.setdefault('background', self.background)
-    options.setdefault('max_memory_gb', self.config.max_memory_gb or None)
-    options.setdefault('seed', self.config.seed)
+    subject = photo_scores.Subject(
+        self.model, self.spec, self.octree, self.options, self.background,
+        max_memory_gb or self.config.max_memory_gb or None,
+    )  # fmt: skip
+    fields = {'seed': self.config.seed, **protocol}
     return evaluate_lib.evaluate(
-        self.model,
-        self.spec,
-        self.octree,
-        self.cameras,
-        self.open_pyramid(),
+        subject,
+        evaluate_lib.PhotoTable(
+            self.photo_names, self.cameras, self.open_pyramid()
+        ),
         rows,
-        photo_names=self.photo_names,
-        options=self.options,
-        train_rows=self.split['train'],
-        appearance=appearance,
+        evaluate_lib.Protocol(
+            train_rows=self.split['train'], appearance=appearance, **fields
+        ),
         num_steps=self.num_steps,
-        **options,
+        show_progress=show_progress,
     )
 
 

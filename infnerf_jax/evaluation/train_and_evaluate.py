@@ -5,7 +5,7 @@ from typing import Any
 
 from infnerf_jax import json_files
 from infnerf_jax.evaluation import evaluate as evaluate_lib
-from infnerf_jax.evaluation import previews
+from infnerf_jax.evaluation import photo_scores, previews
 from infnerf_jax.models import scene_model
 from infnerf_jax.training import loop
 
@@ -20,7 +20,7 @@ def trained_model(run, state) -> scene_model.SceneModel:
   )
 
 
-def score(config, run, state, photo_rows, **options) -> dict[str, Any]:
+def score(config, run, state, photo_rows, *, fit=True) -> dict[str, Any]:
   """Scores photos of a run (see `evaluate.evaluate`).
 
   Args:
@@ -28,26 +28,28 @@ def score(config, run, state, photo_rows, **options) -> dict[str, Any]:
     run: set-up.
     state: training state.
     photo_rows: rows of the photos.
-    **options: of `evaluate.evaluate`.
+    fit: whether fitted scores are wanted.
 
   Returns:
     What `eval.json` says.
   """
-  return evaluate_lib.evaluate(
-      trained_model(run, state),
-      run.plan.spec,
-      run.plan.built.octree,
-      run.plan.scene.cameras,
-      run.pyramid,
-      photo_rows,
-      photo_names=run.plan.scene.photos.names,
+  subject = photo_scores.Subject(
+      model=trained_model(run, state),
+      spec=run.plan.spec,
+      octree=run.plan.built.octree,
       options=run.render_options,
       background=tuple(config.background),
-      train_rows=run.split.train,
-      num_steps=int(state.step),
-      seed=config.seed,
       max_memory_gb=config.max_memory_gb or None,
-      **options,
+  )
+  scene = run.plan.scene
+  photos = evaluate_lib.PhotoTable(
+      scene.photos.names, scene.cameras, run.pyramid
+  )
+  protocol = evaluate_lib.Protocol(
+      train_rows=run.split.train, fit=fit, seed=config.seed
+  )
+  return evaluate_lib.evaluate(
+      subject, photos, photo_rows, protocol, num_steps=int(state.step)
   )
 
 

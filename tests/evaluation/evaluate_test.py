@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 
 from infnerf_jax import json_files
-from infnerf_jax.evaluation import baselines, evaluate, fitting, metrics
+from infnerf_jax.evaluation import (
+    baselines,
+    evaluate,
+    fitting,
+    metrics,
+    photo_scores,
+)
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.render import render_image, render_rays
 from infnerf_jax.scene import pyramid as pyramid_lib
@@ -19,6 +25,7 @@ from tests import tiny_model
 _OPTIONS = render_rays.RenderOptions(num_samples=(16, 12))
 _NAMES = ('a.png', 'b.png', 'c.png')
 _BACKGROUND = (0.1, 0.2, 0.3)
+_FIT = fitting.FitOptions(num_steps=60, num_rays=64)
 _TRUE = np.array([1.5, -1.0, 0.5, 2.0], np.float32)
 
 
@@ -58,28 +65,20 @@ def photos(tiny, tmp_path_factory):
   return scene.cameras, pyramid
 
 
-def _evaluate(tiny, photos, rows=(0, 2), **more):
-  model, spec, octree = tiny
+def _evaluate(tiny, photos, rows=(0, 2), **protocol):
   return evaluate.evaluate(
-      model, spec, octree, *photos, rows,
-      **{
-          'photo_names': _NAMES,
-          'options': _OPTIONS,
-          'background': _BACKGROUND,
-          'train_rows': [1],
-          'num_steps': 77,
-          'show_progress': False,
-          **more,
-      },
-  )  # fmt: skip
+      photo_scores.Subject(*tiny, _OPTIONS, _BACKGROUND),
+      evaluate.PhotoTable(_NAMES, *photos),
+      rows,
+      evaluate.Protocol(**{'train_rows': [1], **protocol}),
+      num_steps=77,
+      show_progress=False,
+  )
 
 
 @pytest.fixture(scope='module')
 def scores(tiny, photos):
-  return _evaluate(
-      tiny, photos,
-      fit_options=fitting.FitOptions(num_steps=60, num_rays=128),
-  )  # fmt: skip
+  return _evaluate(tiny, photos, fit_options=_FIT)
 
 
 def test_fields_are_the_contract_s_and_are_json(scores):
@@ -139,39 +138,37 @@ def test_fitting_moves_towards_the_truth_and_scores_the_right_half(
   assert scores['ssim_fitted'] > scores['ssim']
   model, spec, octree = tiny
   cameras, pyramid = photos
-  rgb, valid = pyramid_lib.photo(pyramid, 2, 0)
-  left = valid & (np.arange(48) < 24)
-  arguments = dict(
-      start=np.full(4, 0.2, np.float32),
-      options=_OPTIONS,
-      fit_options=fitting.FitOptions(num_steps=60, num_rays=128),
-      background=_BACKGROUND,
-      seed=(0, 2),
-  )
   camera = cameras_lib.take(cameras, 2)
-  fitted = fitting.fit_appearance(
-      model, spec, camera, octree, rgb, left, **arguments
-  )
+  pictures = [(i, *pyramid_lib.photo(pyramid, 2, i)) for i in (0, 1)]
+
+  def fit(spoil):
+    left = []
+    for level, rgb, valid in pictures:
+      is_left = np.arange(rgb.shape[1]) < 24 // 2**level
+      shown = np.where(is_left[:, None], rgb, 0).astype(np.uint8)
+      left.append((level, shown if spoil else rgb, valid & is_left))
+    return fitting.fit_appearance(
+        model, spec, camera, octree,
+        fitting.draw_pixels(left, pixel_size=1.0, num_rays=64, seed=(0, 2)),
+        start=np.full(4, 0.2, np.float32),
+        options=_OPTIONS,
+        fit_options=_FIT,
+        background=_BACKGROUND,
+    )  # fmt: skip
+
+  fitted = fit(spoil=False)
   # What the right half shows has no say.
-  spoilt = np.where(left[..., None], rgb, 0).astype(np.uint8)
-  np.testing.assert_array_equal(
-      fitted,
-      fitting.fit_appearance(
-          model, spec, camera, octree, spoilt, left, **arguments
-      ),
-  )
-  image = render_image.render_image(
-      model, spec, camera, octree, fitted, _OPTIONS,
-      background=_BACKGROUND, outputs=('rgb', 'statistics'),
-  )  # fmt: skip
-  expected = metrics.psnr(image.rgb[:, 24:], rgb[:, 24:])
-  assert scores['by_photo'][1]['psnr_fitted'] == pytest.approx(
-      expected, abs=0.01
-  )
-  nothing = fitting.fit_appearance(
-      model, spec, camera, octree, rgb, np.zeros_like(left), **arguments
-  )
-  np.testing.assert_array_equal(nothing, arguments['start'])
+  np.testing.assert_array_equal(fitted, fit(spoil=True))
+  for level, rgb, _ in pictures:  # one embedding for all levels
+    start = 24 // 2**level
+    image = render_image.render_image(
+        model, spec, camera, octree, fitted, _OPTIONS,
+        background=_BACKGROUND, outputs=('rgb', 'statistics'),
+        pyramid_level=level,
+    )  # fmt: skip
+    found = scores['by_photo'][1]['by_pyramid_level'][level]['psnr_fitted']
+    expected = metrics.psnr(image.rgb[:, start:], rgb[:, start:])
+    assert found == pytest.approx(expected, abs=0.01)
 
 
 def test_counts_are_shares_of_the_rendered_samples(scores):
@@ -191,31 +188,24 @@ def test_digest_is_of_every_learned_bit(tiny):
   assert evaluate.params_sha256(model._replace(appearance=lowest)) != digest
   leaves = []
   for key, leaf in [
-      ("['appearance']", model.appearance),
-      ("['nodes']['color']['w0']", model.nodes['color']['w0']),
-      ("['nodes']['color']['w1']", model.nodes['color']['w1']),
-      ("['nodes']['color']['w2']", model.nodes['color']['w2']),
-      ("['nodes']['density']['w0']", model.nodes['density']['w0']),
-      ("['nodes']['density']['w1']", model.nodes['density']['w1']),
-      ("['nodes']['table']", model.nodes['table']),
+      ('appearance', model.appearance),
+      ('nodes/color/w0', model.nodes['color']['w0']),
+      ('nodes/color/w1', model.nodes['color']['w1']),
+      ('nodes/color/w2', model.nodes['color']['w2']),
+      ('nodes/density/w0', model.nodes['density']['w0']),
+      ('nodes/density/w1', model.nodes['density']['w1']),
+      ('nodes/table', model.nodes['table']),
   ]:
     leaf = np.asarray(leaf)
-    leaves.append(f'{key} {leaf.dtype} {leaf.shape};'.encode() + leaf.tobytes())
+    leaves.append(f'{key}:{leaf.dtype}:{leaf.shape};'.encode() + leaf.tobytes())
   assert digest == hashlib.sha256(b''.join(leaves)).hexdigest()
 
 
-def test_right_half_of_coarser_levels_shows_nothing_of_the_left():
+def test_halves_of_coarser_levels_show_nothing_of_each_other():
   for width in (7, 48, 271, 500):
     for level in range(4):
-      start = evaluate.right_half_start(width, level)
+      start = photo_scores.right_half_start(width, level)
       assert start * 2**level >= width // 2
       assert (start - 1) * 2**level < width // 2
-
-
-def test_mean_embedding():
-  table = np.arange(12.0).reshape(4, 3)
-  np.testing.assert_allclose(
-      evaluate.mean_appearance(table, [1, 3]), (table[1] + table[3]) / 2
-  )
-  np.testing.assert_allclose(evaluate.mean_appearance(table), table.mean(0))
-  assert evaluate.mean_appearance(np.zeros((4, 0)), [0]).shape == (0,)
+      end = photo_scores.left_half_end(width, level)
+      assert end * 2**level <= width // 2 < (end + 1) * 2**level
