@@ -56,7 +56,7 @@ def locate(
     slot_of_node: [N] int32, -1 not resident.
     root_side: metres.
     max_level: deepest level of the tree.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     Located.
@@ -77,10 +77,17 @@ def locate(
     if array.shape != want:
       raise ValueError(f"locate: got {name} {array.shape}, expected {want}")
   name = dispatch.choose(
-      "locate", implementation, lambda: native.ready(max_level)
+      "locate",
+      implementation,
+      lambda: native.ready(max_level),
+      lambda: dispatch.triton_module("locate").ready(max_level),
   )
-  run = {"reference": reference.locate, "xla": _xla, "native": native.locate}
-  out = run[name](
+  if name == "triton":
+    run = dispatch.triton_module("locate").locate
+  else:
+    run = {"reference": reference.locate, "xla": _xla, "native": native.locate}
+    run = run[name]
+  out = run(
       origins,
       origins_lo,
       directions,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 
-def _contract(x):
+def contract(x):
   """Root coordinates [..., 3] to [0, 1]: L-infinity contraction, doubled box.
 
   mip-NeRF 360's equation 10 with the maximum norm.
@@ -68,6 +68,6 @@ def locate(
       node,
       cell,
       x,
-      (node, slot, jnp.zeros(shape, jnp.int32), _contract(x)),
+      (node, slot, jnp.zeros(shape, jnp.int32), contract(x)),
   )
   return jax.lax.fori_loop(1, max_level + 1, descend, state)[-1]

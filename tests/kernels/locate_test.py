@@ -1,5 +1,7 @@
 """Locate: descent and box-local positions against a float64 oracle."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,6 +140,25 @@ def test_rays_may_be_differentiated_around(implementation):
     return jnp.sum(out.position) + jnp.sum(t)
 
   np.testing.assert_array_equal(jax.jit(jax.grad(loss))(args[3]), 1.0)
+
+
+@pytest.mark.parametrize("implementation", ["xla", *common.BACKENDS[2:]])
+@pytest.mark.parametrize("own_trees", [False, True])
+def test_vmap_equals_one_by_one(implementation, own_trees):
+  args = list(native.example())
+  for i in (0, 3, 4):
+    args[i] = jnp.stack([args[i], args[i][::-1]])
+  axes = [0, None, None, 0, 0, None, None]
+  if own_trees:
+    args[6], axes[6] = jnp.stack([args[6], args[6].at[5].set(-1)]), 0
+  run = functools.partial(
+      locate.locate, root_side=17.0, max_level=3, implementation=implementation
+  )
+  both = jax.vmap(run, in_axes=axes)(*args)
+  for i in range(2):
+    one = run(*(a if x is None else a[i] for a, x in zip(args, axes)))
+    for a, b in zip(both, one):
+      np.testing.assert_allclose(a[i], b, atol=1e-6)
 
 
 def test_shapes_are_checked():
