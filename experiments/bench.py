@@ -24,6 +24,7 @@ _TINY = flags.DEFINE_bool(
 
 
 def main(argv) -> None:
+  """Runs a suite, writes its rows and prints them."""
   del argv
   if not _OUT.value:
     raise errors.InputError('--out: got nothing, expected a JSON file')

@@ -33,6 +33,7 @@ def _summary(scene) -> str:
 
 
 def main(argv) -> None:
+  """Reads a scene, says what it holds and writes it."""
   if len(argv) > 1:
     raise errors.InputError(
         f'convert: got argument {argv[1]!r}, expected flags only'

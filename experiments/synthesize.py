@@ -38,6 +38,7 @@ _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only say what would be done.')
 
 
 def main(argv) -> None:
+  """Says what the survey will be, and makes it."""
   del argv
   if not _OUT.value:
     raise errors.InputError('--out: got nothing, expected a folder')

@@ -66,8 +66,8 @@ def inputs(spec: specs.FieldSpec, seed: int = 0) -> dict:
   }
 
 
-def functions(spec: specs.FieldSpec, implementation: str) -> dict:
-  """Jitted parts: infer, density, gradient, table_adam, slot_adam."""
+def _field_parts(spec: specs.FieldSpec, implementation: str) -> dict:
+  """Jitted parts of the node field: infer, density, gradient."""
   options = dict(spec=spec, implementation=implementation)
 
   @jax.jit
@@ -95,6 +95,12 @@ def functions(spec: specs.FieldSpec, implementation: str) -> dict:
     return jax.grad(loss, argnums=(0, 1, 2))(
         weights, ray_inputs, jnp.zeros(shape, jnp.float32)
     )
+
+  return dict(infer=infer, density=density, gradient=gradient)
+
+
+def _adam_parts(spec: specs.FieldSpec, implementation: str) -> dict:
+  """Jitted parts of the optimiser: table_adam, weights_adam."""
 
   @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
   def table_adam(table, moments, steps, position, slot, probe):
@@ -128,13 +134,15 @@ def functions(spec: specs.FieldSpec, implementation: str) -> dict:
     )
     return pick(0), pick(1)
 
-  return dict(
-      infer=infer,
-      density=density,
-      gradient=gradient,
-      table_adam=table_adam,
-      weights_adam=weights_adam,
-  )
+  return dict(table_adam=table_adam, weights_adam=weights_adam)
+
+
+def functions(spec: specs.FieldSpec, implementation: str) -> dict:
+  """Jitted parts of a step: the node field's and the optimiser's."""
+  return {
+      **_field_parts(spec, implementation),
+      **_adam_parts(spec, implementation),
+  }
 
 
 def run_parts(spec, implementation: str, repeats: int) -> dict:
@@ -188,6 +196,7 @@ def run_parts(spec, implementation: str, repeats: int) -> dict:
 
 
 def main(argv):
+  """Prints wall and CPU time of every part, thread count by thread count."""
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   spec = {"small": specs.SMALL, "paper": specs.PAPER}[_SHAPE.value]

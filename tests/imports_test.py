@@ -14,6 +14,7 @@ _LAYERS = (
         'infnerf_jax.errors',
         'infnerf_jax.command',
         'infnerf_jax.json_files',
+        'infnerf_jax.npz_files',
         'infnerf_jax.profiler',
         'infnerf_jax.progress',
         'infnerf_jax.provenance',

@@ -118,6 +118,9 @@ def normals_from_points(points, directions, opacity) -> np.ndarray:
 def _device_outputs(outputs):
   """What the device returns for the outputs asked for, in a fixed order."""
   names = set(outputs)
+  if not names <= set(OUTPUTS):
+    unknown = sorted(names - set(OUTPUTS))
+    raise ValueError(f'outputs: got {unknown}, expected some of {OUTPUTS}')
   if 'normals' in names:
     names |= {'points', 'directions', 'opacity'}
   return tuple(sorted(names - {'normals'}))
@@ -215,6 +218,43 @@ def _checked_crop(crop, size):
   return crop
 
 
+def _single_row(camera) -> cameras_lib.Cameras:
+  """A camera as a table of one row."""
+  camera = cameras_lib.Cameras(*(np.asarray(x) for x in camera))
+  if camera.width.ndim == 0:
+    camera = cameras_lib.Cameras(*(x[None] for x in camera))
+  return camera
+
+
+def _block_renderer(
+    model, spec, camera, octree, appearance, options, background, names
+):
+  """(Block, rays) to outputs: uploads what all blocks of a picture share."""
+  shared = (
+      scene_model.device_cameras(camera, octree),
+      jnp.asarray(appearance, jnp.float32),
+      jnp.asarray(background, jnp.float32),
+  )
+  return lambda block, rays: ray_block_lib.render_block(
+      model, *shared, block,
+      spec=spec, options=options, outputs=names, ray_block=rays,
+  )  # fmt: skip
+
+
+def _picked(values, outputs):
+  """What was asked for out of a picture's arrays; the rest is None."""
+  if 'normals' in outputs:
+    normals = normals_from_points(
+        values['points'], values['directions'], values['opacity']
+    )
+    values = {**values, 'normals': normals}
+  return {
+      name: values.get(name) if name in outputs else None
+      for name in OUTPUTS
+      if name != 'statistics'
+  }
+
+
 def render_image(
     model: scene_model.SceneModel,
     spec: scene_model.ModelSpec,
@@ -259,45 +299,23 @@ def render_image(
   Raises:
     InputError: the budget does not hold the model, or the device is full.
   """
-  unknown = sorted(set(outputs) - set(OUTPUTS))
-  if unknown:
-    raise ValueError(f'outputs: got {unknown}, expected some of {OUTPUTS}')
   start_time = time.perf_counter()
-  camera = cameras_lib.Cameras(*(np.asarray(x) for x in camera))
-  if camera.width.ndim == 0:
-    camera = cameras_lib.Cameras(*(x[None] for x in camera))
+  names, camera = _device_outputs(outputs), _single_row(camera)
   size = image_size(camera, pixel_size=pixel_size, pyramid_level=pyramid_level)
   crop = _checked_crop(crop, size)
-  names = _device_outputs(outputs)
-  if ray_block is None:
-    ray_block = memory.choose_ray_block(
-        model, spec, options, max_memory_gb, keeps_weights='weights' in names
-    )
-  device_arguments = (
-      scene_model.device_cameras(camera, octree),
-      jnp.asarray(appearance, jnp.float32),
-      jnp.asarray(background, jnp.float32),
+  ray_block = ray_block or memory.choose_ray_block(
+      model, spec, options, max_memory_gb, keeps_weights='weights' in names
   )
-  render_block = lambda block, rays: ray_block_lib.render_block(
-      model, *device_arguments, block,
-      spec=spec, options=options, outputs=names, ray_block=rays,
-  )  # fmt: skip
+  render_block = _block_renderer(
+      model, spec, camera, octree, appearance, options, background, names
+  )
   side = pixel_size * 2.0**pyramid_level
   run = lambda rays: _render_blocks(render_block, crop, rays, side, progress)
   (values, counts), ray_block = _with_smaller_blocks(
       run, ray_block, max_memory_gb
   )
-  if 'normals' in outputs:
-    values['normals'] = normals_from_points(
-        values['points'], values['directions'], values['opacity']
-    )
-  kept = {
-      name: values.get(name) if name in outputs else None
-      for name in OUTPUTS
-      if name != 'statistics'
-  }
   return ImageOutputs(
-      **kept,
+      **_picked(values, outputs),
       statistics=counts,
       num_rays=(crop[2] - crop[0]) * (crop[3] - crop[1]),
       ray_block=ray_block,

@@ -9,11 +9,10 @@ relative to the scene folder). `visibility.npz` holds `offsets` [P + 1],
 """
 
 import pathlib
-import zipfile
 
 import numpy as np
 
-from infnerf_jax import errors
+from infnerf_jax import errors, npz_files
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene import camera_models, photo_files, ply, scene, validate
 
@@ -170,17 +169,19 @@ def _points(folder: pathlib.Path, names, report):
 
 def _visibility(path: pathlib.Path, names, kept) -> scene.Visibility:
   """Rows of `names` that see each kept point."""
-  try:
-    with open(path, 'rb') as file, np.load(file) as arrays:
-      offsets = arrays['offsets'].astype(np.int64)
-      photo_idx = arrays['photo_idx'].astype(np.int64)
-      listed = arrays['photo_names'] if 'photo_names' in arrays else names
-      listed = [str(name) for name in listed]
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-    raise errors.InputError(
-        f'{path}: got {photo_files.reason(error)}, expected arrays offsets '
-        'and photo_idx'
-    ) from None
+  arrays = npz_files.read_npz(
+      path,
+      ('offsets', 'photo_idx'),
+      optional=('photo_names',),
+      what='arrays offsets and photo_idx, which photos see each point',
+  )
+  offsets, photo_idx = arrays['offsets'], arrays['photo_idx']
+  for name, value in (('offsets', offsets), ('photo_idx', photo_idx)):
+    if not np.issubdtype(value.dtype, np.integer):
+      raise errors.InputError(
+          f'{path}: {name}: got {value.dtype}, expected whole numbers'
+      )
+  listed = [str(name) for name in arrays.get('photo_names', names)]
   fits = (
       offsets.shape == (len(kept) + 1,)
       and photo_idx.ndim == 1

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 from rich import progress as rich_progress
 
-from infnerf_jax import errors
+from infnerf_jax import errors, npz_files
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene import camera_models, colmap, ply, readers, validate
 from infnerf_jax.scene import scene as scene_lib
@@ -53,11 +53,13 @@ def write_infnerf(
     if scene.points is not None:
       ply.write(partial / 'sparse_points.ply', scene.points)
     if scene.visibility is not None:
-      np.savez_compressed(
+      npz_files.write_npz_atomic(
           partial / 'visibility.npz',
-          offsets=np.asarray(scene.visibility.offsets, np.int64),
-          photo_idx=np.asarray(scene.visibility.photo_idx, np.int32),
-          photo_names=np.array(scene.photos.names),
+          {
+              'offsets': np.asarray(scene.visibility.offsets, np.int64),
+              'photo_idx': np.asarray(scene.visibility.photo_idx, np.int32),
+              'photo_names': np.array(scene.photos.names),
+          },
       )
     if out_dir.exists():
       shutil.rmtree(out_dir)

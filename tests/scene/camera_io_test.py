@@ -41,7 +41,10 @@ def test_refusals_name_the_file(tmp_path):
   with pytest.raises(errors.InputError, match='empty.npz: cannot be read'):
     camera_io.load_cameras(tmp_path / 'empty.npz')
   np.savez(tmp_path / 'odd.npz', names=np.array(['a']), **_cameras()._asdict())
-  with pytest.raises(errors.InputError, match='expected 1 each'):
+  with pytest.raises(
+      errors.InputError,
+      match=r'odd.npz: projection: got shape \(3,\), expected \(1,\)',
+  ):
     camera_io.load_cameras(tmp_path / 'odd.npz')
   with pytest.raises(ValueError, match='2 names, 3 cameras'):
     camera_io.save_cameras(tmp_path / 'x.npz', ('a', 'b'), _cameras())

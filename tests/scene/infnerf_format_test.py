@@ -292,7 +292,7 @@ def test_empty_and_useless_ply(tmp_path):
         ({'offsets': [0, 1], 'photo_idx': [0]}, 'offsets: got'),
         ({'offsets': range(21), 'photo_idx': [9] * 20}, 'photo_idx: got 9'),
         ({'offsets': range(21), 'photo_idx': [0] * 19}, 'offsets: got'),
-        ({'offsets': range(21)}, 'visibility.npz: got'),
+        ({'offsets': range(21)}, 'photo_idx: got nothing'),
     ],
 )
 def test_bad_visibility(tmp_path, arrays, message):
@@ -306,7 +306,7 @@ def test_bad_visibility(tmp_path, arrays, message):
 def test_visibility_is_no_archive(tmp_path):
   folder = builders.infnerf(tmp_path)
   (folder / 'visibility.npz').write_bytes(b'PK\x03\x04 cut')
-  _expect(folder, 'visibility.npz: got')
+  _expect(folder, 'visibility.npz: cannot be read')
 
 
 def test_unknown_formats(tmp_path):
