@@ -20,11 +20,11 @@ def hash_lookup(
   Only the reference is differentiable in `table`; all are in `position`.
 
   Args:
-    table: [N, rows, F] float32 (reference, xla: also float16, bfloat16).
+    table: [N, rows, F] float32 (native: only that), float16 or bfloat16.
     position: [S, 3] float32, in [0, 1]^3 of the node's own box.
     slot: [S] int32; outside [0, N): skipped, zeros.
     spec: grid; slot 0 has doubled resolutions.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     features [L, S, F] float32.
@@ -36,9 +36,15 @@ def hash_lookup(
   table, position, slot = (jnp.asarray(a) for a in (table, position, slot))
   check_samples("hash_lookup", table, position, slot, spec)
   name = dispatch.choose(
-      "hash_lookup", implementation, lambda: native.ready(table, spec)
+      "hash_lookup",
+      implementation,
+      lambda: native.ready(table, spec),
+      lambda: dispatch.triton_module("hash_lookup").ready(table, spec),
   )
-  run = {"reference": reference, "xla": xla, "native": native}[name]
+  if name == "triton":
+    run = dispatch.triton_module("hash_lookup")
+  else:
+    run = {"reference": reference, "xla": xla, "native": native}[name]
   return run.hash_lookup(table, position, slot, spec=spec)
 
 

@@ -16,6 +16,12 @@ from kernels.hash_lookup import specs
 from kernels.sparse_adam import native, reference, xla
 
 _BACKENDS = {"reference": reference, "xla": xla, "native": native}
+
+
+def _backend(name: str):
+  return _BACKENDS.get(name) or dispatch.triton_module("sparse_adam")
+
+
 Call = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -47,7 +53,7 @@ def sparse_adam(
     learning_rate: scalar.
     b1, b2, eps: Adam's constants.
     apply: bool scalar; False changes nothing.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     New table, moments, steps.
@@ -71,9 +77,12 @@ def sparse_adam(
         f" expected {want}, {table.shape[:2]}"
     )
   name = dispatch.choose(
-      "sparse_adam", implementation, lambda: native.ready(table, spec)
+      "sparse_adam",
+      implementation,
+      lambda: native.ready(table, spec),
+      lambda: dispatch.triton_module("sparse_adam").ready(table, spec),
   )
-  return _BACKENDS[name].sparse_adam(
+  return _backend(name).sparse_adam(
       table,
       moments,
       steps,
@@ -115,7 +124,7 @@ def slot_adam(
     learning_rate: scalar.
     b1, b2, eps: Adam's constants.
     apply: bool scalar; False changes nothing.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     New weights, moments, steps.
@@ -136,10 +145,13 @@ def slot_adam(
         f" {weights.shape[:1]}"
     )
   name = dispatch.choose(
-      "slot_adam", implementation, lambda: native.ready_slots(weights)
+      "slot_adam",
+      implementation,
+      lambda: native.ready_slots(weights),
+      lambda: dispatch.triton_module("sparse_adam").ready_slots(weights),
   )
   apply = jnp.asarray(apply, bool)
-  weights, moments = _BACKENDS[name].slot_adam(
+  weights, moments = _backend(name).slot_adam(
       weights,
       grad,
       moments,
@@ -165,7 +177,7 @@ def touched_slots(
   Args:
     slots: arrays [S] int32; values outside [0, num_slots) are ignored.
     num_slots: N.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     touched [N] bool.
@@ -176,5 +188,6 @@ def touched_slots(
       lambda: dispatch.trust(
           native.library(), "slot_adam", native._slot_self_test
       ),
+      lambda: dispatch.triton_module("sparse_adam"),
   )
-  return _BACKENDS[name].touched_slots(slots, num_slots)
+  return _backend(name).touched_slots(slots, num_slots)

@@ -196,3 +196,21 @@ def _jax_triton(
     return jax_triton.triton_call(
         **operands, input_output_aliases=aliases, **common
     )
+
+
+def block_size(count: int, size: int) -> int:
+  """Elements of a program.
+
+  Args:
+    count: elements in all.
+    size: a power of two that suits a GPU.
+
+  Returns:
+    `size`; in the interpreter, where a program takes the same time whatever
+    its size, more, so that there are at most two programs or three.
+  """
+  if not capability.interpreting() or recording():
+    return size
+  while size * 2 < count:
+    size *= 2
+  return size

@@ -1,6 +1,8 @@
 """Triton's interpreter on NumPy arrays, with guards around every buffer."""
 
+import contextlib
 import threading
+import types
 
 import numpy as np
 
@@ -71,6 +73,32 @@ class Buffer:
       )
 
 
+@contextlib.contextmanager
+def _patched_once():
+  """Keeps the interpreter from patching triton.language at every inner call.
+
+  That is most of its time. Functions of one module see the same names.
+  """
+  from triton.runtime import interpreter
+
+  patch, scopes = interpreter._patch_lang, {}
+  nothing = types.SimpleNamespace(restore=lambda: None)
+
+  def once(function):
+    key = id(function.__globals__)
+    if key not in scopes:
+      scopes[key] = patch(function)
+    return nothing
+
+  interpreter._patch_lang = once
+  try:
+    yield
+  finally:
+    interpreter._patch_lang = patch
+    for scope in reversed(scopes.values()):
+      scope.restore()
+
+
 def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   """Runs a kernel in the interpreter; arguments as for calls.triton_call.
 
@@ -87,7 +115,7 @@ def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   initial = {o: np.asarray(args[i]) for i, o in in_place.items()}
   for o, like in enumerate(out):
     outputs.append(Buffer(like.shape, like.dtype, initial.get(o)))
-  with _lock:
+  with _lock, _patched_once():
     kernel[grid](*inputs, *outputs, **constexprs)
   names = kernel.arg_names
   for i, buffer in enumerate(inputs):
