@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from infnerf_jax import errors
+from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 
 # Philox keys of windows; steps never reach them.
@@ -34,6 +35,8 @@ class BatchOptions:
     window_steps: steps that the same photos on demand are used for.
     window_photos: most photos on demand in a window; fewer where the memory
       for decoded photos does not hold two windows.
+    point_ray_share: share of the rays that go through sparse points, where
+      there are observations.
   """
 
   num_rays: int = 4096
@@ -41,6 +44,7 @@ class BatchOptions:
   seed: int = 0
   window_steps: int = 256
   window_photos: int = 16
+  point_ray_share: float = 0.0
 
 
 class RayBatch(NamedTuple):
@@ -53,6 +57,8 @@ class RayBatch(NamedTuple):
     pyramid_level: [R] int32.
     rgb: [R, 3] float32 in [0, 1], encoded as in the photo.
     valid: [R] bool, false where a mask leaves the pixel out.
+    distance: [R] float32, metres from the camera to the sparse point that the
+      ray goes through, 0 where it goes through none.
   """
 
   photo_idx: np.ndarray
@@ -61,6 +67,7 @@ class RayBatch(NamedTuple):
   pyramid_level: np.ndarray
   rgb: np.ndarray
   valid: np.ndarray
+  distance: np.ndarray
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
@@ -139,6 +146,7 @@ def sample_batch(
     photo_rows,
     options: BatchOptions,
     step: int,
+    observations: observations_lib.Observations | None = None,
 ) -> RayBatch:
   """The batch of a step.
 
@@ -147,6 +155,7 @@ def sample_batch(
     photo_rows: [M] rows of the training photos.
     options: BatchOptions.
     step: number of the step, from 0.
+    observations: where the photos see sparse points.
 
   Returns:
     RayBatch of `options.num_rays` rays.
@@ -158,6 +167,31 @@ def sample_batch(
         window_rows(pyramid, photo_rows, options, window + 1)
     )
   draw = _generator(options.seed, step).random(options.num_rays)
+  photo_idx, level, x, y = _draw_pixels(pyramid, rows, ends, draw)
+  distance = np.zeros(options.num_rays, np.float32)
+  num_points = round(options.point_ray_share * options.num_rays)
+  if observations is not None and num_points:
+    here = slice(0, num_points)
+    # Levels stay as they were drawn: every node level learns where it ends.
+    points = _draw_points(pyramid, rows, observations, draw[here], level[here])
+    if points is not None:
+      photo_idx[here], x[here], y[here], distance[here] = points
+  rgb, valid = pyramid_lib.gather(pyramid, photo_idx, level, x, y)
+  side = pyramid.downscale * np.exp2(level)
+  pix = (np.stack([x, y], axis=-1) + 0.5) * side[:, None]
+  return RayBatch(
+      photo_idx=photo_idx.astype(np.int32),
+      pix=pix.astype(np.float32),
+      pixel_size=side.astype(np.float32),
+      pyramid_level=level.astype(np.int32),
+      rgb=rgb.astype(np.float32) / np.float32(255),
+      valid=valid,
+      distance=distance,
+  )
+
+
+def _draw_pixels(pyramid, rows, ends, draw):
+  """(photo, level, x, y), each [R], that draws in [0, 1) fall on."""
   entry = np.searchsorted(ends, draw, side='right')
   start = np.concatenate([[0.0], ends])[entry]
   inside = (draw - start) / (ends[entry] - start)
@@ -170,17 +204,30 @@ def sample_batch(
       (inside * (width * height)).astype(np.int64), width * height - 1
   )
   y, x = np.divmod(pixel, width)
-  rgb, valid = pyramid_lib.gather(pyramid, photo_idx, level, x, y)
+  return photo_idx, level, x, y
+
+
+def _draw_points(pyramid, rows, observations, draw, level):
+  """(photo, x, y, distance) of the sightings that draws fall on, or None.
+
+  The ray goes through the centre of the pixel that holds the point: half a
+  pixel beside it, which its distance does not feel.
+  """
+  counts = np.diff(observations.offsets)[rows]
+  ends = np.cumsum(counts)
+  if not len(ends) or ends[-1] == 0:
+    return None
+  # Draws decided the levels: their lower digits are independent of these.
+  draw = draw * 4096 % 1
+  nth = np.minimum((draw * ends[-1]).astype(np.int64), ends[-1] - 1)
+  entry = np.searchsorted(ends, nth, side='right')
+  photo_idx = rows[entry]
+  row = observations.offsets[photo_idx] + nth - (ends[entry] - counts[entry])
+  size = pyramid.sizes[photo_idx, level].astype(np.int64)
   side = pyramid.downscale * np.exp2(level)
-  pix = (np.stack([x, y], axis=-1) + 0.5) * side[:, None]
-  return RayBatch(
-      photo_idx=photo_idx.astype(np.int32),
-      pix=pix.astype(np.float32),
-      pixel_size=side.astype(np.float32),
-      pyramid_level=level.astype(np.int32),
-      rgb=rgb.astype(np.float32) / np.float32(255),
-      valid=valid,
-  )
+  pixel = (observations.pix[row] / side[:, None]).astype(np.int64)
+  x, y = np.minimum(pixel, size - 1).T
+  return photo_idx, x, y, observations.distance[row]
 
 
 class Prefetcher:

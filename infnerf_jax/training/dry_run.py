@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from infnerf_jax.models import node_pool
-from infnerf_jax.training import settings, setup
+from infnerf_jax.training import gradients, settings, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 
@@ -89,12 +89,13 @@ def _time_steps(config, plan) -> tuple[float, float]:
     size = np.stack(
         [plan.scene.cameras.width[photo], plan.scene.cameras.height[photo]], -1
     )
-    batch = step_lib.RayBatch(
+    batch = gradients.RayBatch(
         photo_idx=jnp.asarray(photo, jnp.int32),
         pix=jnp.asarray(rng.uniform(size=size.shape) * size, jnp.float32),
         pixel_size=jnp.full(config.batch_size, plan.downscale, jnp.float32),
         rgb=jnp.asarray(rng.uniform(size=(config.batch_size, 3)), jnp.float32),
         valid=jnp.ones(config.batch_size, bool),
+        distance=jnp.zeros(config.batch_size),
     )
     start = time.monotonic()
     state, metrics = step(state, batch, surroundings, setup.step_key(config))

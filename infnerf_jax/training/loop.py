@@ -14,7 +14,7 @@ from infnerf_jax import progress as progress_lib
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.scene import camera_io, ray_batches
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import losses, metrics_log, setup
+from infnerf_jax.training import gradients, losses, metrics_log, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 from infnerf_jax.training import workdir as workdir_lib
@@ -49,22 +49,24 @@ class Trained(NamedTuple):
 
 def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
   """How the run draws its rays."""
-  del run
+  known = run.observations is not None
   return ray_batches.BatchOptions(
       num_rays=config.batch_size,
       pyramid_ray_share=tuple(config.data.pyramid_ray_share),
       seed=config.seed,
+      point_ray_share=config.data.point_ray_share if known else 0.0,
   )
 
 
-def device_batch(batch: ray_batches.RayBatch) -> step_lib.RayBatch:
+def device_batch(batch: ray_batches.RayBatch) -> gradients.RayBatch:
   """Uploads a batch."""
-  return step_lib.RayBatch(
+  return gradients.RayBatch(
       photo_idx=jnp.asarray(batch.photo_idx, jnp.int32),
       pix=jnp.asarray(batch.pix, jnp.float32),
       pixel_size=jnp.asarray(batch.pixel_size, jnp.float32),
       rgb=jnp.asarray(np.asarray(batch.rgb, np.float32)),
       valid=jnp.asarray(batch.valid, bool),
+      distance=jnp.asarray(batch.distance, jnp.float32),
   )
 
 
@@ -113,7 +115,7 @@ def _check_finite(config, run, options, metrics, state_step, in_row):
     return
   bad = sorted(k for k, v in metrics.finite.items() if not bool(v))
   batch = ray_batches.sample_batch(
-      run.pyramid, run.split.train, options, state_step - 1
+      run.pyramid, run.split.train, options, state_step - 1, run.observations
   )
   names = run.plan.scene.photos.names
   photos = sorted({names[i] for i in np.unique(batch.photo_idx)})
@@ -134,6 +136,7 @@ def _row(step, metrics, seconds, num_rays, wait_share, rate_steps):
       'loss': float(metrics.loss),
       'psnr': float(losses.psnr_of_mse(mse)) if mse > 0 else math.inf,
       'distortion': float(metrics.distortion),
+      'depth': float(metrics.depth),
       'consistency': float(metrics.consistency),
       'transparency': float(metrics.transparency),
       'rays_per_second': num_rays * rate_steps / max(seconds, 1e-9),
@@ -181,7 +184,7 @@ def _run_steps(config, workdir, run, manager, state, hooks):
       run.plan.spec, run.render_options, run.step_options
   )
   draw = lambda k: ray_batches.sample_batch(
-      run.pyramid, run.split.train, options, k
+      run.pyramid, run.split.train, options, k, run.observations
   )
   log = metrics_log.MetricsLog(
       workdir, config.logging, first_step=first, config=config

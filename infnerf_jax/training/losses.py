@@ -42,6 +42,30 @@ def distortion_loss(sdist, weights):
   return jnp.mean(between + within)
 
 
+def depth_loss(t, weights, distance, width):
+  """A ray through a sparse point ends there.
+
+  One minus the weight that lies at the point, under a bell of a given width:
+  weight before it, behind it and missing opacity count alike, and a wrong
+  distance costs no more than one.
+
+  Args:
+    t: [R, S] metres, middles of the intervals.
+    weights: [R, S].
+    distance: [R] metres to the point; 0: the ray goes through none.
+    width: [R] metres, standard deviation of the bell.
+
+  Returns:
+    Scalar, mean over the rays that go through points.
+  """
+  known = distance > 0
+  away = (t - distance[:, None]) / jnp.where(known, width, 1.0)[:, None]
+  missing = 1 - jnp.sum(weights * jnp.exp(-0.5 * away**2), axis=-1)
+  return jnp.sum(jnp.where(known, missing, 0.0)) / jnp.maximum(
+      jnp.sum(known), 1
+  )
+
+
 def level_consistency_loss(parent_transparency, child_transparency, valid):
   """A parent is as transparent as its child is on average there.
 

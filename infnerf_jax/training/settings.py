@@ -10,7 +10,7 @@ from infnerf_jax.models import node_field, scene_model
 from infnerf_jax.octree import build, levels
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_rays
-from infnerf_jax.training import step as step_lib
+from infnerf_jax.training import step_options as options_lib
 
 
 def check_config(config) -> None:
@@ -54,6 +54,8 @@ def check_config(config) -> None:
       'lambda_distortion',
       'lambda_regularization',
       'lambda_transparency',
+      'lambda_depth',
+      'data.point_ray_share',
       'field.appearance_dim',
   )
   for name in positive:
@@ -146,10 +148,10 @@ def render_options(config) -> render_rays.RenderOptions:
   )
 
 
-def step_options(config) -> step_lib.StepOptions:
+def step_options(config) -> options_lib.StepOptions:
   """Options of a training step."""
   optimizer = config.optimizer
-  return step_lib.StepOptions(
+  return options_lib.StepOptions(
       lambda_rgb=config.lambda_rgb,
       lambda_distortion=config.lambda_distortion,
       lambda_regularization=config.lambda_regularization,
@@ -157,6 +159,8 @@ def step_options(config) -> step_lib.StepOptions:
       num_prior_nodes=config.num_prior_nodes,
       num_prior_points=config.num_prior_points,
       random_background=config.random_background,
+      lambda_depth=config.lambda_depth,
+      depth_width_steps=config.num_steps // 2,
       background_ramp_steps=round(config.background_ramp * config.num_steps),
       opaque_end=config.sampling.opaque_end,
       background=tuple(config.background),

@@ -11,12 +11,13 @@ from infnerf_jax import errors
 from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import build
 from infnerf_jax.render import render_rays
+from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import readers, synthesize
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene import split as split_lib
-from infnerf_jax.training import priors, settings
-from infnerf_jax.training import step as step_lib
+from infnerf_jax.training import gradients, priors, settings
+from infnerf_jax.training import step_options as options_lib
 
 
 class Plan(NamedTuple):
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     plan: see `Plan`; its scene holds the usable photos only.
     pyramid: their pixels.
     split: rows of training, validation and test photos.
+    observations: where the photos see sparse points, or None.
     surroundings: device arrays that steps read.
     render_options: sampling.
     step_options: losses and optimiser.
@@ -53,9 +55,10 @@ class Run(NamedTuple):
   plan: Plan
   pyramid: pyramid_lib.PhotoPyramid
   split: Any
-  surroundings: step_lib.Surroundings
+  observations: observations_lib.Observations | None
+  surroundings: gradients.Surroundings
   render_options: render_rays.RenderOptions
-  step_options: step_lib.StepOptions
+  step_options: options_lib.StepOptions
   report: dict[str, Any]
 
 
@@ -116,11 +119,11 @@ def _plan_of_scene(config, scene, downscale) -> Plan:
   return Plan(scene, downscale, built, spec, num_slots)
 
 
-def make_surroundings(plan: Plan) -> step_lib.Surroundings:
+def make_surroundings(plan: Plan) -> gradients.Surroundings:
   """Uploads the tree and the cameras."""
   octree = plan.built.octree
   slots = node_pool.identity_slots(octree.num_nodes, plan.num_slots)
-  return step_lib.Surroundings(
+  return gradients.Surroundings(
       tree=scene_model.tree_arrays(octree, slots),
       cameras=scene_model.device_cameras(plan.scene.cameras, octree),
       inner=jnp.asarray(priors.inner_nodes(octree)),
@@ -128,6 +131,13 @@ def make_surroundings(plan: Plan) -> step_lib.Surroundings:
           scene_model.sample_aabb_in_root_units(octree, plan.built.sample_aabb)
       ),
   )
+
+
+def _observations(config, plan: Plan):
+  """Sightings of sparse points, where the losses want them."""
+  if not config.lambda_depth or plan.scene.points is None:
+    return None
+  return observations_lib.point_observations(plan.scene, plan.built.sample_aabb)
 
 
 def prepare_run(config, workdir) -> Run:
@@ -176,6 +186,7 @@ def prepare_run(config, workdir) -> Run:
       plan=plan,
       pyramid=pyramid,
       split=split,
+      observations=_observations(config, plan),
       surroundings=make_surroundings(plan),
       render_options=settings.render_options(config),
       step_options=settings.step_options(config),

@@ -1,6 +1,5 @@
 """One training step: a pure function of state and batch, jitted, donated."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,100 +9,11 @@ import optax
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.render import render_rays
-from infnerf_jax.training import losses, optimizer, priors
+from infnerf_jax.training import gradients, optimizer
 from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import state as state_lib
-from kernels.node_field import api as node_field
+from infnerf_jax.training import step_options as options_lib
 from kernels.sparse_adam import api as sparse_adam
-
-
-@dataclasses.dataclass(frozen=True)
-class StepOptions:
-  """What a step does (static).
-
-  Attributes:
-    lambda_rgb: weight of the photometric loss.
-    lambda_distortion: of the distortion loss.
-    lambda_regularization: of level consistency.
-    lambda_transparency: of the prior towards empty space.
-    num_prior_nodes: nodes that each prior draws a step.
-    num_prior_points: points in each of them.
-    random_background: the expected loss over backgrounds of all colours, so
-      that no colour can pass for transparency; else `background`.
-    background_ramp_steps: steps over which these backgrounds grow from black
-      to all colours: opacity asked for before there is geometry makes fog.
-    opaque_end: as in rendering.
-    background: rgb behind everything.
-    ray_microbatch: rays whose gradients are taken at once, 0 is all.
-    lr_initial: learning rate at the start.
-    lr_final: at the end of the decay.
-    lr_decay_steps: steps of the decay.
-    lr_warmup_steps: steps of linear warm-up.
-    lr_mlp_factor: rate of the MLPs relative to the tables'.
-    lr_appearance_factor: rate of the appearance relative to the tables'.
-    adam_eps: Adam's epsilon.
-    adam_b1: Adam's first decay.
-    adam_b2: Adam's second decay.
-    anneal_steps: steps over which proposal weights reach their power.
-    refine_poses: whether the photos' poses are learned too.
-  """
-
-  lambda_rgb: float = 1.0
-  lambda_distortion: float = 0.002
-  lambda_regularization: float = 0.0001
-  lambda_transparency: float = 0.001
-  num_prior_nodes: int = 4
-  num_prior_points: int = 64
-  random_background: bool = True
-  background_ramp_steps: int = 0
-  opaque_end: bool = False
-  background: tuple[float, float, float] = (0.0, 0.0, 0.0)
-  ray_microbatch: int = 0
-  lr_initial: float = 1e-2
-  lr_final: float = 1e-4
-  lr_decay_steps: int = 1000
-  lr_warmup_steps: int = 0
-  lr_mlp_factor: float = 0.1
-  lr_appearance_factor: float = 0.1
-  adam_eps: float = 1e-15
-  adam_b1: float = 0.9
-  adam_b2: float = 0.99
-  anneal_steps: int = 0
-  refine_poses: bool = False
-
-
-class Surroundings(NamedTuple):
-  """Device arrays that steps read and never change.
-
-  Attributes:
-    tree: node arrays.
-    cameras: camera table of all photos.
-    inner: [M] int32 nodes with children.
-    sample_aabb: [2, 3] root units.
-  """
-
-  tree: scene_model.TreeArrays
-  cameras: cameras_lib.DeviceCameras
-  inner: jax.Array
-  sample_aabb: jax.Array
-
-
-class RayBatch(NamedTuple):
-  """Rays of a step with the colours that photos show there.
-
-  Attributes:
-    photo_idx: [R] int32, rows of the camera and appearance tables.
-    pix: [R, 2] float32, centres in full-size pixels.
-    pixel_size: [R] float32, full-size pixels.
-    rgb: [R, 3] float32.
-    valid: [R] bool.
-  """
-
-  photo_idx: jax.Array
-  pix: jax.Array
-  pixel_size: jax.Array
-  rgb: jax.Array
-  valid: jax.Array
 
 
 class StepMetrics(NamedTuple):
@@ -113,6 +23,7 @@ class StepMetrics(NamedTuple):
     loss: weighted sum.
     mse: photometric, over valid rays.
     distortion: unweighted.
+    depth: unweighted.
     consistency: unweighted.
     transparency: unweighted.
     finite: {part: bool} of 'loss', 'mlp', 'dense', 'features'; one
@@ -123,217 +34,75 @@ class StepMetrics(NamedTuple):
   loss: jax.Array
   mse: jax.Array
   distortion: jax.Array
+  depth: jax.Array
   consistency: jax.Array
   transparency: jax.Array
   finite: dict[str, jax.Array]
   samples_by_level: jax.Array
 
 
-def dense_optimizer(options: StepOptions) -> optax.GradientTransformation:
+def dense_optimizer(
+    options: options_lib.StepOptions,
+) -> optax.GradientTransformation:
   """Adam for what is dense: appearance and poses."""
 
   def rate(count):
-    return options.lr_appearance_factor * optimizer.learning_rate(
-        count,
-        initial=options.lr_initial,
-        final=options.lr_final,
-        decay_steps=options.lr_decay_steps,
-        warmup_steps=options.lr_warmup_steps,
-    )
+    return options.lr_appearance_factor * _learning_rate(count, options)
 
   return optax.adam(rate, b1=options.adam_b1, b2=options.adam_b2, eps=1e-10)
 
 
-def _probe(spec, num_samples):
-  grid = spec.field.grid
-  return jnp.zeros((grid.num_grid_scales, num_samples, grid.num_features))
-
-
-def _mlps(nodes):
-  return {'density': nodes['density'], 'color': nodes['color']}
-
-
-def _ray_loss(
-    trainable,
-    table,
-    spec,
-    surroundings,
-    samples,
-    rays,
-    batch,
-    background,
-    num_valid,
-    num_rays,
-    options,
-):
-  """Losses of some rays as their share of the whole batch's means."""
-  model = scene_model.SceneModel(
-      surroundings.tree,
-      {'table': table, **trainable['mlp']},
-      None,
-      surroundings.sample_aabb,
+def _learning_rate(step, options):
+  return optimizer.learning_rate(
+      step,
+      initial=options.lr_initial,
+      final=options.lr_final,
+      decay_steps=options.lr_decay_steps,
+      warmup_steps=options.lr_warmup_steps,
   )
-  dense, camera_idx = trainable['dense'], rays.camera_idx[:, 0]
-  if 'poses' in dense:
-    motion = poses_lib.camera_motion(dense['poses'], camera_idx)
-    rays = poses_lib.move_rays(rays, motion)
-    samples = samples._replace(
-        position=poses_lib.follow(
-            samples.position,
-            samples.slot,
-            samples.level,
-            rays,
-            samples.t,
-            root_side=spec.root_side,
-        )
-    )
-  appearance = dense['appearance'][camera_idx]
-  colors = render_rays.shade_samples(
-      model,
-      spec,
-      samples,
-      render_rays.ray_inputs(rays, appearance),
-      probe=trainable['probe'],
-      opaque_end=options.opaque_end,
-  )
-  clear = 1 - colors.opacity
-  rgb = colors.rgb + clear * background
-  share = batch.valid.shape[0] / num_rays
-  # The photometric mean is over the batch's valid rays, not over these.
-  mse = losses.photometric_loss(rgb, batch.rgb, batch.valid)
-  mse *= jnp.sum(batch.valid) / num_valid
-  loss = options.lambda_rgb * mse
+
+
+def _schedule(step, options) -> gradients.Schedule:
+  """What the number of the step decides."""
+  background = jnp.asarray(options.background)
   if options.random_background:
-    # The mean of the loss over backgrounds U(0, 2 b) is that at their mean b
-    # plus their variance, b**2 / 3 a channel: no noise from drawing one.
-    shade = clear * background[:1] / 3**0.5
-    spread = losses.photometric_loss(shade, 0.0, batch.valid)
-    spread *= 3 * jnp.sum(batch.valid) / num_valid
-    loss += options.lambda_rgb * spread
-  distortion = share * losses.distortion_loss(samples.sdist, colors.weights)
-  loss += options.lambda_distortion * distortion
-  return loss, (mse, distortion)
+    ramp = 1.0
+    if options.background_ramp_steps:
+      ramp = jnp.clip(step / options.background_ramp_steps, 0, 1)
+    background = jnp.full(3, 0.5 * ramp)
+  share = jnp.clip(step / max(options.depth_width_steps, 1), 0.0, 1.0)
+  # Two decades of narrowing; footprints bound it from below.
+  width = options.depth_width_initial * 0.01**share
+  return gradients.Schedule(background, width)
 
 
-def _ray_gradients(
-    trainable,
-    table,
-    spec,
-    surroundings,
-    samples,
-    rays,
-    batch,
-    background,
-    options,
-):
-  """Gradients of the ray losses, whole or by microbatches of rays."""
-  num_rays, num_samples = samples.t.shape
-  num_valid = jnp.maximum(jnp.sum(batch.valid), 1)
-
-  def gradients(samples, rays, batch):
-    probe = _probe(spec, samples.t.size)
-    return jax.grad(_ray_loss, has_aux=True)(
-        {**trainable, 'probe': probe},
-        table,
-        spec,
-        surroundings,
-        samples,
-        rays,
-        batch,
-        background,
-        num_valid,
-        num_rays,
-        options,
-    )
-
-  size = options.ray_microbatch
-  if not size or size >= num_rays:
-    grads, (mse, distortion) = gradients(samples, rays, batch)
-    return grads, mse, distortion
-  if num_rays % size:
-    raise ValueError(
-        f'ray_microbatch: got {size}, expected a divisor of {num_rays} rays'
-    )
-  split = lambda x: x.reshape((num_rays // size, size) + x.shape[1:])
-  parts = jax.tree.map(split, (samples, rays, batch))
-
-  def accumulate(carry, part):
-    grads, aux = gradients(*part)
-    probe = grads.pop('probe')
-    return jax.tree.map(jnp.add, carry, (grads, aux)), probe
-
-  zero = jax.tree.map(jnp.zeros_like, dict(trainable))
-  start = (zero, (jnp.float32(0), jnp.float32(0)))
-  (grads, (mse, distortion)), probes = jax.lax.scan(accumulate, start, parts)
-  # [M, L, S, F] to [L, M * S, F]: the order of the rays.
-  probe = jnp.moveaxis(probes, 0, 1)
-  probe = probe.reshape(probe.shape[0], num_rays * num_samples, -1)
-  return {**grads, 'probe': probe}, mse, distortion
-
-
-def _prior_loss(trainable, table, spec, consistency, transparency, options):
-  """Level consistency and transparency prior at drawn points."""
-  parts = [p for p in (consistency, transparency) if p is not None]
-  position = jnp.concatenate([p.position for p in parts])
-  slot = jnp.concatenate([p.slot for p in parts])
-  nodes = {'table': table, 'density': trainable['density']}
-  raw = node_field.node_density(
-      nodes,
-      position,
-      slot,
-      spec=spec.field,
-      probe=trainable['probe'],
-      implementation=spec.implementation,
+def _place(key, state, batch, surroundings, spec, render_options, options):
+  """(rays, samples): where this step looks at the model."""
+  rays = cameras_lib.camera_rays(
+      surroundings.cameras,
+      batch.photo_idx,
+      batch.pix,
+      batch.pixel_size,
+      root_side=spec.root_side,
   )
-  # exp(-density * h): h cancels in density = trunc_exp(raw) / h.
-  transparent = jnp.exp(-scene_model.trunc_exp(raw))
-  consistent, empty, loss = jnp.float32(0), jnp.float32(0), jnp.float32(0)
-  if consistency is not None:
-    num = consistency.slot.shape[0]
-    consistent = losses.level_consistency_loss(
-        *priors.split_consistency(transparent[:num], consistency)
-    )
-    loss += options.lambda_regularization * consistent
-  if transparency is not None:
-    num = transparency.slot.shape[0]
-    empty = losses.transparency_loss(transparent[-num:])
-    loss += options.lambda_transparency * empty
-  return loss, (consistent, empty)
-
-
-def _prior_gradients(key, nodes, spec, surroundings, options):
-  """Gradients of the priors, or None where none is switched on."""
-  consistency = transparency = None
-  keys = jax.random.split(key)
-  sizes = dict(
-      num_nodes=options.num_prior_nodes, num_points=options.num_prior_points
+  model = scene_model.SceneModel(
+      surroundings.tree, state.params['nodes'], None, surroundings.sample_aabb
   )
-  if options.lambda_regularization and surroundings.inner.shape[0]:
-    consistency = priors.consistency_points(
-        keys[0],
-        surroundings.tree,
-        surroundings.inner,
-        grid_size=spec.field.grid.finest_resolution,
-        **sizes,
+  power = render_options.weight_power
+  if options.anneal_steps:
+    # mip-NeRF 360's slow start: from uniform to the full power.
+    share = jnp.clip(state.step / options.anneal_steps, 0.0, 1.0)
+    power = power * 10 * share / (9 * share + 1)
+  moved = rays
+  if 'poses' in state.params:
+    motion = poses_lib.camera_motion(
+        state.params['poses'], rays.camera_idx[:, 0]
     )
-  if options.lambda_transparency:
-    transparency = priors.transparency_points(
-        keys[1], surroundings.tree, **sizes
-    )
-  parts = [p for p in (consistency, transparency) if p is not None]
-  if not parts:
-    return None
-  position = jnp.concatenate([p.position for p in parts])
-  slot = jnp.concatenate([p.slot for p in parts])
-  trainable = {
-      'density': nodes['density'],
-      'probe': _probe(spec, slot.shape[0]),
-  }
-  grads, values = jax.grad(_prior_loss, has_aux=True)(
-      trainable, nodes['table'], spec, consistency, transparency, options
+    moved = poses_lib.move_rays(rays, motion)
+  samples = render_rays.place_samples(
+      key, model, spec, moved, render_options, weight_power=power
   )
-  features = optimizer.FeatureGradient(position, slot, grads['probe'])
-  return features, grads['density'], values
+  return rays, samples
 
 
 def _all_finite(tree):
@@ -342,15 +111,24 @@ def _all_finite(tree):
   )
 
 
+def _samples_by_level(samples, max_level):
+  """[max_level + 1] int32 samples that were evaluated at each level."""
+  return jnp.sum(
+      (samples.level.reshape(-1, 1) == jnp.arange(max_level + 1))
+      & (samples.slot.reshape(-1, 1) >= 0),
+      axis=0,
+  )
+
+
 def train_step(
     state: state_lib.TrainState,
-    batch: RayBatch,
-    surroundings: Surroundings,
+    batch: gradients.RayBatch,
+    surroundings: gradients.Surroundings,
     key,
     *,
     spec: scene_model.ModelSpec,
     render_options: render_rays.RenderOptions,
-    options: StepOptions,
+    options: options_lib.StepOptions,
 ) -> tuple[state_lib.TrainState, StepMetrics]:
   """One step; a step with a non-finite gradient changes only its counters.
 
@@ -368,45 +146,18 @@ def train_step(
   """
   nodes = state.params['nodes']
   sample_key, prior_key = jax.random.split(jax.random.fold_in(key, state.step))
-  rays = cameras_lib.camera_rays(
-      surroundings.cameras,
-      batch.photo_idx,
-      batch.pix,
-      batch.pixel_size,
-      root_side=spec.root_side,
+  rays, samples = _place(
+      sample_key, state, batch, surroundings, spec, render_options, options
   )
-  model = scene_model.SceneModel(
-      surroundings.tree, nodes, None, surroundings.sample_aabb
-  )
-  power = render_options.weight_power
-  if options.anneal_steps:
-    # mip-NeRF 360's slow start: from uniform to the full power.
-    share = jnp.clip(state.step / options.anneal_steps, 0.0, 1.0)
-    power = power * 10 * share / (9 * share + 1)
-  dense = state_lib.dense_params(state.params)
-  moved = rays
-  if 'poses' in dense:
-    motion = poses_lib.camera_motion(dense['poses'], rays.camera_idx[:, 0])
-    moved = poses_lib.move_rays(rays, motion)
-  samples = render_rays.place_samples(
-      sample_key, model, spec, moved, render_options, weight_power=power
-  )
-  background = jnp.asarray(options.background)
-  if options.random_background:
-    ramp = 1.0
-    if options.background_ramp_steps:
-      ramp = jnp.clip(state.step / options.background_ramp_steps, 0, 1)
-    background = jnp.full(3, 0.5 * ramp)
-  trainable = {'mlp': _mlps(nodes), 'dense': dense}
-  grads, mse, distortion = _ray_gradients(
-      trainable,
-      nodes['table'],
+  grads, terms = gradients.ray_gradients(
+      nodes,
+      state_lib.dense_params(state.params),
       spec,
       surroundings,
       samples,
       rays,
       batch,
-      background,
+      _schedule(state.step, options),
       options,
   )
   features = [
@@ -416,62 +167,47 @@ def train_step(
           grads['probe'],
       )
   ]
-  mlp_gradient = grads['mlp']
+  mlp = grads['mlp']
   consistent = empty = jnp.float32(0)
-  prior = _prior_gradients(prior_key, nodes, spec, surroundings, options)
+  prior = gradients.prior_gradients(
+      prior_key, nodes, spec, surroundings, options
+  )
   if prior is not None:
-    prior_features, density_gradient, (consistent, empty) = prior
-    features.append(prior_features)
-    mlp_gradient = {
-        'density': jax.tree.map(
-            jnp.add, mlp_gradient['density'], density_gradient
-        ),
-        'color': mlp_gradient['color'],
-    }
+    features.append(prior.features)
+    density = jax.tree.map(jnp.add, mlp['density'], prior.density)
+    mlp = {'density': density, 'color': mlp['color']}
+    consistent, empty = prior.consistency, prior.transparency
   loss = (
-      options.lambda_rgb * mse
-      + options.lambda_distortion * distortion
+      options.lambda_rgb * terms.mse
+      + options.lambda_distortion * terms.distortion
+      + options.lambda_depth * terms.depth
       + options.lambda_regularization * consistent
       + options.lambda_transparency * empty
   )
   finite = {
       'loss': _all_finite(loss),
-      'mlp': _all_finite(mlp_gradient),
+      'mlp': _all_finite(mlp),
       'dense': _all_finite(grads['dense']),
       'features': _all_finite([part.gradient for part in features]),
   }
-  apply = jnp.all(jnp.stack(list(finite.values())))
-  state = _apply(state, features, mlp_gradient, grads, apply, spec, options)
-  levels = jnp.arange(spec.max_level + 1)
-  counts = jnp.sum(
-      (samples.level.reshape(-1, 1) == levels)
-      & (samples.slot.reshape(-1, 1) >= 0),
-      axis=0,
-  )
-  return state, StepMetrics(
-      loss, mse, distortion, consistent, empty, finite, counts
-  )
+  state = _apply(state, features, mlp, grads['dense'], finite, spec, options)
+  counts = _samples_by_level(samples, spec.max_level)
+  return state, StepMetrics(loss, *terms, consistent, empty, finite, counts)
 
 
-def _apply(state, features, mlp_gradient, grads, apply, spec, options):
+def _apply(state, features, mlp, dense_gradient, finite, spec, options):
   """Updates what the step touched, or nothing where it is not finite."""
+  apply = jnp.all(jnp.stack(list(finite.values())))
   nodes = state.params['nodes']
-  rate = optimizer.learning_rate(
-      state.step,
-      initial=options.lr_initial,
-      final=options.lr_final,
-      decay_steps=options.lr_decay_steps,
-      warmup_steps=options.lr_warmup_steps,
-  )
-  num_slots = nodes['table'].shape[0]
+  rate = _learning_rate(state.step, options)
   nodes, node_state = optimizer.update_nodes(
       nodes,
       state.opt_state['nodes'],
       features,
-      mlp_gradient,
+      mlp,
       sparse_adam.touched_slots(
           [part.slot for part in features],
-          num_slots,
+          nodes['table'].shape[0],
           implementation=spec.implementation,
       ),
       rate=rate,
@@ -485,7 +221,7 @@ def _apply(state, features, mlp_gradient, grads, apply, spec, options):
   )
   dense = state_lib.dense_params(state.params)
   updates, dense_state = dense_optimizer(options).update(
-      grads['dense'], state.opt_state['dense'], dense
+      dense_gradient, state.opt_state['dense'], dense
   )
   keep = lambda new, old: jnp.where(apply, new, old)
   dense = jax.tree.map(keep, optax.apply_updates(dense, updates), dense)
@@ -502,7 +238,7 @@ def _apply(state, features, mlp_gradient, grads, apply, spec, options):
 def make_train_step(
     spec: scene_model.ModelSpec,
     render_options: render_rays.RenderOptions,
-    options: StepOptions,
+    options: options_lib.StepOptions,
 ) -> Any:
   """Jits `train_step` for fixed options; the state is donated."""
 

@@ -37,6 +37,35 @@ def test_distortion_of_a_uniform_ray_is_one_third():
   assert abs(losses.distortion_loss(sdist, weights) - 1 / 3) < 1e-4
 
 
+def test_depth_loss_is_the_weight_missing_at_the_point():
+  rng = np.random.default_rng(3)
+  t = np.sort(rng.uniform(1, 9, (6, 11)), axis=-1)
+  weights = rng.uniform(size=t.shape) / t.shape[1]
+  distance = np.array([3.0, 0.0, 5.0, 7.0, 0.0, 2.0])
+  width = np.array([0.5, 0.0, 0.1, 2.0, 1.0, 0.3])
+  expected = []
+  for i in np.flatnonzero(distance):
+    bell = np.exp(-((t[i] - distance[i]) ** 2) / (2 * width[i] ** 2))
+    expected.append(1 - np.sum(weights[i] * bell))
+  got = losses.depth_loss(*map(jnp.asarray, (t, weights, distance, width)))
+  np.testing.assert_allclose(got, np.mean(expected), rtol=1e-5)
+
+
+def test_depth_loss_ranks_a_surface_at_the_point_first():
+  t = jnp.array([[1.0, 2.0, 3.0]])
+  at, before, clear = jnp.eye(3)[1:2], jnp.eye(3)[:1], jnp.zeros((1, 3))
+  loss = lambda w: float(
+      losses.depth_loss(t, w, jnp.array([2.0]), jnp.array([0.1]))
+  )
+  assert loss(at) == pytest.approx(0)
+  assert loss(before) == pytest.approx(1) and loss(clear) == pytest.approx(1)
+  # Rays through no point: no loss, and no gradient that is not a number.
+  grad = jax.grad(
+      lambda w: losses.depth_loss(t, w, jnp.zeros(1), jnp.zeros(1))
+  )(at)
+  assert np.all(np.asarray(grad) == 0)
+
+
 def test_photometric_loss_leaves_masked_rays_out():
   rgb = jnp.asarray([[1.0, 0, 0], [9.0, 9, 9]])
   target = jnp.zeros((2, 3))

@@ -11,13 +11,14 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_field, node_pool, scene_model
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_rays
-from infnerf_jax.training import priors
+from infnerf_jax.training import gradients, priors
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
+from infnerf_jax.training import step_options as options_lib
 
 NUM_PHOTOS = 4
 RENDER = render_rays.RenderOptions(num_samples=(12, 8))
-STEP = step_lib.StepOptions(
+STEP = options_lib.StepOptions(
     num_prior_points=4, lr_decay_steps=100, background=(0.2, 0.2, 0.2)
 )
 
@@ -73,11 +74,11 @@ def cameras() -> cameras_lib.Cameras:
   )
 
 
-def surroundings(num_slots=None) -> step_lib.Surroundings:
+def surroundings(num_slots=None) -> gradients.Surroundings:
   """Device arrays of the tiny scene."""
   tree = octree()
   slots = node_pool.identity_slots(tree.num_nodes, num_slots or tree.num_nodes)
-  return step_lib.Surroundings(
+  return gradients.Surroundings(
       tree=scene_model.tree_arrays(tree, slots),
       cameras=scene_model.device_cameras(cameras(), tree),
       inner=jnp.asarray(priors.inner_nodes(tree)),
@@ -101,10 +102,10 @@ def state(options=STEP, num_slots=None, model=None, seed=0):
   return made._replace(params={**made.params, 'nodes': nodes})
 
 
-def batch(num_rays=32, seed=0) -> step_lib.RayBatch:
+def batch(num_rays=32, seed=0) -> gradients.RayBatch:
   """Random pixels with random colours, one of them masked."""
   rng = np.random.default_rng(seed)
-  return step_lib.RayBatch(
+  return gradients.RayBatch(
       photo_idx=jnp.asarray(rng.integers(NUM_PHOTOS, size=num_rays), jnp.int32),
       pix=jnp.asarray(
           rng.uniform([0, 0], [40, 30], (num_rays, 2)), jnp.float32
@@ -112,6 +113,10 @@ def batch(num_rays=32, seed=0) -> step_lib.RayBatch:
       pixel_size=jnp.asarray(2.0 ** rng.integers(0, 3, num_rays), jnp.float32),
       rgb=jnp.asarray(rng.uniform(size=(num_rays, 3)), jnp.float32),
       valid=jnp.arange(num_rays) != 3,
+      distance=jnp.asarray(
+          rng.uniform(2.0, 6.0, num_rays) * (np.arange(num_rays) % 4 == 0),
+          jnp.float32,
+      ),
   )
 
 
