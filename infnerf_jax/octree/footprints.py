@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import lens_range
 from infnerf_jax.scene import scene as scene_lib
 
 
@@ -37,7 +38,7 @@ def _slopes(cameras: cameras_lib.Cameras, pix) -> np.ndarray:
   return np.asarray(slope, np.float64)
 
 
-def _observed_footprint(cameras, photo_idx, points, pixel_size):
+def _observed_footprint(cameras, limits, photo_idx, points, pixel_size):
   """([K] footprint, [K] seen) of point k in camera photo_idx[k]."""
   seen_by = cameras_lib.take(cameras, photo_idx)
   pix, depth = cameras_lib.project(seen_by, points)
@@ -46,6 +47,7 @@ def _observed_footprint(cameras, photo_idx, points, pixel_size):
       & np.all(pix >= 0, axis=-1)
       & (pix[..., 0] < seen_by.width)
       & (pix[..., 1] < seen_by.height)
+      & lens_range.within_limits(seen_by, points, limits[photo_idx])
   )
   distance = np.linalg.norm(
       points - np.asarray(seen_by.cam_to_world)[..., 3], axis=-1
@@ -73,6 +75,7 @@ def point_footprints(
   """
   positions = scene.points.positions
   num_points, num_cameras = len(positions), len(scene.photos.names)
+  limits = lens_range.undistorted_limits(scene.cameras)
   smallest = np.full(num_points, np.inf)
   count = np.zeros(num_points, np.int32)
   if scene.visibility is not None:
@@ -81,6 +84,7 @@ def point_footprints(
     )
     footprint, _ = _observed_footprint(
         scene.cameras,
+        limits,
         scene.visibility.photo_idx,
         positions[point_idx],
         pixel_size,
@@ -91,7 +95,7 @@ def point_footprints(
   for camera in range(num_cameras):
     idx = np.full(num_points, camera)
     footprint, inside = _observed_footprint(
-        scene.cameras, idx, positions, pixel_size
+        scene.cameras, limits, idx, positions, pixel_size
     )
     smallest = np.where(inside, np.minimum(smallest, footprint), smallest)
     count += inside

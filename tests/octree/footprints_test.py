@@ -68,6 +68,18 @@ def test_smallest_over_the_cameras_that_see_the_point():
   assert found.footprint[3] == pytest.approx(5 * unit, rel=1e-5)
 
 
+def test_points_far_beside_a_photo_do_not_fold_into_it():
+  """Beyond r^2 = -1 / (3 k1) the distorted radius falls again."""
+  camera = _nadir(0, 10.0, distortion=(-0.3,), focal=400.0)
+  inside, beside = [4.0, 1.0, 0.0], [17.0, 0.0, 0.0]
+  pix, depth = cameras_lib.project(camera, np.array([inside, beside]))
+  # The polynomial alone would show both in the photo.
+  assert np.all((pix > 0) & (pix < 600)) and np.all(depth > 0)
+  found = footprints.point_footprints(_scene([camera], [inside, beside]))
+  np.testing.assert_array_equal(found.num_cameras, [1, 0])
+  assert np.isfinite(found.footprint[0]) and np.isinf(found.footprint[1])
+
+
 def test_tracks_override_the_frustum():
   cameras = [_nadir(0, 80.0), _nadir(0, 20.0)]
   visibility = scene_lib.Visibility(
