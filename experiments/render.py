@@ -7,7 +7,9 @@ from absl import flags
 
 from infnerf_jax import command, errors
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of a trained run, or an exported store.'
+)
 _PATH = flags.DEFINE_string(
     'path',
     'spiral',
@@ -19,9 +21,14 @@ _APPEARANCE = flags.DEFINE_string(
     'appearance', 'mean', 'mean, or the photo whose embedding is taken.'
 )
 _MAX_MEMORY_GB = flags.DEFINE_float(
-    'max_memory_gb', 0.0, 'Most memory for model and rays; 0: as in training.',
+    'max_memory_gb', 0.0,
+    'Most memory for model and rays (of a store: for all that is held, and'
+    ' views are coarsened to fit); 0: as in training.',
     lower_bound=0.0,
 )  # fmt: skip
+_MAX_MEMORY_MB = flags.DEFINE_float(
+    'max_memory_mb', 0.0, 'The same in megabytes (1e6 bytes).', lower_bound=0.0
+)
 _NUM_FRAMES = flags.DEFINE_integer(
     'num_frames', 120, 'Views of spiral and zoom.', lower_bound=1
 )
@@ -34,6 +41,13 @@ _HEIGHT = flags.DEFINE_integer(
 _FPS = flags.DEFINE_float(
     'fps', 0.0, 'Frames a second; 0 is the default.', lower_bound=0.0
 )
+_FAST = flags.DEFINE_bool(
+    'fast', False, 'Share proposals among pixels; colour only what shows.'
+)
+_LEVEL_BLEND = flags.DEFINE_float(
+    'level_blend', 0.25, 'Share of an octave over which levels fade; 0: none.',
+    lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
 flags.mark_flags_as_required(['workdir', 'out'])
 
 
@@ -48,6 +62,11 @@ def main(argv):
       raise errors.InputError(
           f'--path: got {_PATH.value!r}, expected test, spiral, zoom or a .json'
       )
+  if _MAX_MEMORY_GB.value and _MAX_MEMORY_MB.value:
+    raise errors.InputError(
+        '--max_memory_mb: got a value beside --max_memory_gb, expected one'
+    )
+  max_memory_gb = _MAX_MEMORY_GB.value or _MAX_MEMORY_MB.value / 1e3
   loaded = infnerf_jax.load(_WORKDIR.value)
   path = paths.make_path(
       _PATH.value, loaded, num_frames=_NUM_FRAMES.value,
@@ -55,13 +74,23 @@ def main(argv):
   )  # fmt: skip
   report = film.render_film(
       loaded, path, _OUT.value, appearance=_APPEARANCE.value,
-      max_memory_gb=_MAX_MEMORY_GB.value or None,
+      max_memory_gb=max_memory_gb or None,
+      options=film.film_options(
+          loaded, fast=_FAST.value, level_blend=_LEVEL_BLEND.value
+      ),
   )  # fmt: skip
   print(
       f'wrote {_OUT.value}: {report["num_frames"]} frames, film.mp4,'
       f' depth.mp4, render.json ({report["rays_per_second"]:.0f} rays/s,'
       f' {report["nodes_touched_mean"]:.1f} of {report["nodes"]} nodes a view)'
   )
+  if report.get('level_bias_max'):
+    print(
+        f'views were coarsened by up to {report["level_bias_max"]:g} octaves to'
+        f' fit {max_memory_gb:g} GB; render.json says which'
+    )
+  for node, reason in report.get('damaged_nodes', {}).items():
+    print(f'damaged node {node}: {reason}; its ancestor was shown')
 
 
 if __name__ == '__main__':

@@ -20,7 +20,8 @@ from infnerf_jax.render import render_image, render_rays
 from infnerf_jax.scene import camera_io, readers
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import scene as scene_lib
-from infnerf_jax.storage import checkpoint
+from infnerf_jax.storage import checkpoint, node_store
+from infnerf_jax.streaming import store_scene
 from infnerf_jax.training import settings, setup
 from infnerf_jax.training import workdir as workdir_lib
 
@@ -231,19 +232,64 @@ def _check_parameters(params, spec, folder) -> None:
       )
 
 
-def load(workdir, *, step: int | None = None) -> LoadedScene:
+def _with_tuples(value):
+  """Lists of JSON as the tuples that a config has."""
+  if isinstance(value, dict):
+    return {k: _with_tuples(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return tuple(_with_tuples(v) for v in value)
+  return value
+
+
+def open_store(location) -> store_scene.StoreScene:
+  """Opens an exported node store; what renders is read as it is needed.
+
+  Args:
+    location: folder, or an http, s3 or gs address.
+
+  Returns:
+    StoreScene.
+
+  Raises:
+    InputError: not a store, or one of another version.
+  """
+  store = node_store.open_store(location)
+  stored = store.header.config
+  try:
+    config = ml_collections.ConfigDict(_with_tuples(stored))
+    options = settings.render_options(config)
+    background = tuple(config.background)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise errors.InputError(
+        f'{location}: config: {str(error).splitlines()[0]}, expected the config'
+        ' of a run'
+    ) from None
+  return store_scene.StoreScene(
+      store,
+      options=options,
+      background=background,
+      max_memory_gb=config.max_memory_gb or None,
+      implementation=config.implementation or None,
+  )
+
+
+def load(
+    workdir, *, step: int | None = None
+) -> LoadedScene | store_scene.StoreScene:
   """Loads a trained scene.
 
   Args:
-    workdir: folder of a run.
+    workdir: folder of a run, or an exported node store (a folder or address).
     step: a checkpoint's step; None is the newest.
 
   Returns:
-    LoadedScene.
+    LoadedScene, or a StoreScene, which renders alike.
 
   Raises:
     InputError: not a run's folder, or its files do not fit together.
   """
+  if node_store.is_store(workdir):
+    return open_store(workdir)
   workdir = pathlib.Path(workdir)
   if not (workdir / workdir_lib.CONFIG).is_file():
     raise errors.InputError(

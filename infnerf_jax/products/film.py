@@ -1,6 +1,7 @@
 """Films: pictures, depth and video of the views of a camera path."""
 
 import contextlib
+import dataclasses
 import pathlib
 import resource
 import subprocess
@@ -16,8 +17,9 @@ from PIL import Image, PngImagePlugin
 
 from infnerf_jax import json_files, progress
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.octree import levels
 from infnerf_jax.products import paths as paths_lib
-from infnerf_jax.render import render_image
+from infnerf_jax.render import render_image, render_rays, shared_proposals
 
 # A pixel that shows less than this of anything has no depth.
 _MIN_OPACITY = 0.5
@@ -210,6 +212,24 @@ def _speed(frames) -> dict[str, Any]:
   }
 
 
+def film_options(
+    loaded, *, fast: bool, level_blend: float
+) -> render_rays.RenderOptions:
+  """Sampling of films from a scene's own.
+
+  Args:
+    loaded: a LoadedScene or StoreScene.
+    fast: whether tiles share proposals (`render.shared_proposals`).
+    level_blend: share of an octave over which levels fade, 0 is none.
+
+  Returns:
+    RenderOptions.
+  """
+  policy = levels.blended(loaded.options.level_policy, level_blend)
+  options = dataclasses.replace(loaded.options, level_policy=policy)
+  return shared_proposals.fast(options) if fast else options
+
+
 def render_film(
     loaded,
     path: paths_lib.CameraPath,
@@ -217,6 +237,7 @@ def render_film(
     *,
     appearance: str | None = None,
     max_memory_gb: float | None = None,
+    options: render_rays.RenderOptions | None = None,
     show_progress: bool = True,
 ) -> dict[str, Any]:
   """Renders a path: `frames/`, `depth/`, `depth_color/`, MP4s, `render.json`.
@@ -227,6 +248,7 @@ def render_film(
     out: folder, made where it is absent.
     appearance: name of a photo, None for the mean embedding.
     max_memory_gb: see `render_image`; None is the run's.
+    options: sampling, see `film_options`; None is as in training.
     show_progress: draw a progress bar.
 
   Returns:
@@ -236,6 +258,7 @@ def render_film(
   for folder in ('frames', 'depth', 'depth_color'):
     (out / folder).mkdir(parents=True, exist_ok=True)
   more = {'max_memory_gb': max_memory_gb} if max_memory_gb else {}
+  more.update({'options': options} if options else {})
   embedding = loaded.appearance(appearance)
   scale, count = path.pixel_size, len(path.names)
   sizes = [
@@ -256,6 +279,11 @@ def render_film(
       bar.__enter__()
     try:
       for row, name in enumerate(path.names):
+        if hasattr(loaded, 'prefetch') and row + 1 < count:
+          # While this view is computed, the next one's nodes are read.
+          loaded.prefetch(
+              cameras_lib.take(path.cameras, row + 1), pixel_size=scale
+          )
         last = loaded.render(
             cameras_lib.take(path.cameras, row),
             appearance=embedding,
@@ -263,7 +291,9 @@ def render_film(
             outputs=('rgb', 'depth', 'opacity', 'statistics'),
             **more,
         )
-        frames.append(_write_frame(last, name, out))
+        frames.append(
+            {**_write_frame(last, name, out), **_streaming_report(loaded)}
+        )
         film.add(to_bytes(last.rgb))
         depth_film.add(color_depth(last.depth, last.opacity))
         if show_progress:
@@ -271,12 +301,13 @@ def render_film(
     finally:
       bar.__exit__()
   touched = [frame['nodes_touched'] for frame in frames]
+  num_nodes = getattr(loaded, 'num_nodes', loaded.octree.num_nodes)
   report = {
       **_speed(frames),
       **peak_bytes(),
       'ray_block': last.ray_block,
-      'num_nodes': loaded.octree.num_nodes,
-      'nodes': loaded.octree.num_nodes,
+      'num_nodes': num_nodes,
+      'nodes': num_nodes,
       'nodes_touched_mean': float(np.mean(touched)),
       'nodes_touched_max': max(touched),
       'width': width,
@@ -284,10 +315,37 @@ def render_film(
       'fps': path.fps,
       'num_frames': count,
       'films': ['film.mp4', 'depth.mp4'],
+      **_streaming_summary(loaded, frames),
       'frames': frames,
   }
   json_files.write_json_atomic(out / 'render.json', report)
   return report
+
+
+def _streaming_report(loaded) -> dict[str, Any]:
+  """What a view took out of a store; empty for a run's workdir."""
+  return dict(getattr(loaded, 'frame_report', None) or {})
+
+
+def _streaming_summary(loaded, frames) -> dict[str, Any]:
+  """What a film took out of a store; empty for a run's workdir."""
+  if not hasattr(loaded, 'memory_report'):
+    return {}
+  damaged = {}
+  for frame in frames:
+    damaged.update(frame['damaged'])
+  # The first view has nobody to read ahead of it.
+  timed = frames[1:] or frames
+  seconds = sum(f['read_seconds'] + f['render_seconds'] for f in timed)
+  return {
+      'level_bias_max': max(frame['level_bias'] for frame in frames),
+      'rows_read': sum(frame['rows_read'] for frame in frames),
+      'read_wait_share': (
+          sum(f['read_seconds'] for f in timed) / max(seconds, 1e-9)
+      ),
+      'damaged_nodes': damaged,
+      'memory': loaded.memory_report(),
+  }
 
 
 def _only_speed(frames):

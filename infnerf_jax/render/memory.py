@@ -19,6 +19,8 @@ _FLOATS_A_SAMPLE = 96
 # write these.
 _FLOATS_A_SAMPLE_FUSED = 40
 _FLOATS_A_RAY = 128
+# Position, node, density, colour and share of the level above.
+_FLOATS_A_SAMPLE_BLENDED = 20
 
 
 def model_bytes(model: scene_model.SceneModel) -> int:
@@ -63,6 +65,8 @@ def bytes_per_ray(
     # Eight corners of every grid scale: index, weight, features.
     corners = 8 * grid.num_grid_scales * (3 + grid.num_features)
     floats = _FLOATS_A_SAMPLE + corners + spec.field.hidden_width
+  if getattr(options.level_policy, 'blend', 0.0):
+    floats += _FLOATS_A_SAMPLE_BLENDED
   samples = max(options.num_samples)
   return 4 * (samples * (floats + bool(keeps_weights)) + _FLOATS_A_RAY)
 

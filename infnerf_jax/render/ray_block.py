@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.render import render_rays
+from infnerf_jax.render import render_rays, shared_proposals
 
 # Below this opacity a pixel shows no surface: its distance is the far end.
 _MIN_OPACITY = 1e-3
@@ -35,6 +35,18 @@ class Block(NamedTuple):
   pixel_size: np.ndarray
 
 
+class Corners(NamedTuple):
+  """Proposals of a picture's tiles (`shared_proposals`).
+
+  Attributes:
+    weights: [C, S] float16, row by row.
+    columns: int32, corners in a row.
+  """
+
+  weights: jax.Array
+  columns: np.ndarray
+
+
 def surface_distance(weights, tdist):
   """Distance before which half of a ray's weight lies.
 
@@ -56,17 +68,22 @@ def surface_distance(weights, tdist):
   return jnp.where(opacity > _MIN_OPACITY, distance, tdist[:, -1])
 
 
-def _block_rays(cameras, block, aabb, ray_block, root_side):
-  """Rays of one block; padding misses the scene and so costs nothing."""
+def _places(block, ray_block):
+  """([R] column, [R] row, [R] whether it is in the picture) of a block."""
   index = block.start + jnp.arange(ray_block, dtype=jnp.int32)
   is_real = index < block.num_rays
   index = jnp.minimum(index, block.num_rays - 1)
-  column, row = index % block.width, index // block.width
+  return index % block.width, index // block.width, is_real
+
+
+def _block_rays(cameras, block, aabb, ray_block, root_side, offset=0.5):
+  """Rays of one block; padding misses the scene and so costs nothing."""
+  column, row, is_real = _places(block, ray_block)
   pix = jnp.stack([column + block.left, row + block.top], axis=-1)
   rays = cameras_lib.camera_rays(
       cameras,
       jnp.zeros(ray_block, jnp.int32),
-      (pix.astype(jnp.float32) + 0.5) * block.pixel_size,
+      (pix.astype(jnp.float32) + offset) * block.pixel_size,
       jnp.full(ray_block, block.pixel_size),
       root_side=root_side,
   )
@@ -80,6 +97,17 @@ def _block_rays(cameras, block, aabb, ray_block, root_side):
   )
 
 
+def _touched(rounds, is_real, num_slots):
+  """[num_slots] bool, slots that samples of any round address."""
+  touched = jnp.zeros(num_slots + 1, bool)
+  slots = [samples.slot for samples in rounds]
+  slots += [s.coarse.slot for s in rounds if s.coarse is not None]
+  for slot in slots:
+    slot = jnp.where(is_real[:, None] & (slot >= 0), slot, num_slots)
+    touched = touched.at[slot.reshape(-1)].set(True)
+  return touched[:num_slots]
+
+
 def _statistics(rounds, is_real, spec, num_slots):
   """Counts of one block, see `render_image.RenderStatistics`."""
   last = rounds[-1]
@@ -88,14 +116,9 @@ def _statistics(rounds, is_real, spec, num_slots):
       jnp.sum(counted & (last.level == level))
       for level in range(spec.max_level + 1)
   ]
-  touched = jnp.zeros(num_slots + 1, bool)
-  for samples in rounds:
-    addressed = is_real[:, None] & (samples.slot >= 0)
-    slot = jnp.where(addressed, samples.slot, num_slots)
-    touched = touched.at[slot.reshape(-1)].set(True)
   return {
       'samples_by_level': jnp.stack(levels),
-      'touched_slots': touched[:num_slots],
+      'touched_slots': _touched(rounds, is_real, num_slots),
   }
 
 
@@ -108,6 +131,7 @@ def render_block(
     appearance,
     background,
     block,
+    corners=None,
     *,
     spec,
     options,
@@ -122,6 +146,7 @@ def render_block(
     appearance: [A].
     background: [3] rgb.
     block: Block.
+    corners: Corners of the picture where tiles share proposals, else None.
     spec: static facts.
     options: sampling.
     outputs: names of what is returned, in a fixed order.
@@ -133,9 +158,27 @@ def render_block(
   rays, is_real = _block_rays(
       cameras, block, model.sample_aabb, ray_block, spec.root_side
   )
-  rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
+  if corners is None:
+    rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
+  else:
+    column, row, _ = _places(block, ray_block)
+    stride = options.proposal_stride
+    weights = shared_proposals.corner_weights(
+        corners.weights,
+        corners.columns,
+        # Places within the tile that the picture's crop begins in.
+        column + block.left % stride,
+        row + block.top % stride,
+        stride,
+    )
+    rounds = (shared_proposals.last_round(model, spec, rays, options, weights),)
   appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
-  colors = render_rays.shade_samples(
+  shade = render_rays.shade_samples
+  if options.min_weight:
+    shade = functools.partial(
+        shared_proposals.shade_visible, min_weight=options.min_weight
+    )
+  colors = shade(
       model,
       spec,
       rounds[-1],
@@ -163,3 +206,37 @@ def render_block(
     num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
     wanted['statistics'] = _statistics(rounds, is_real, spec, num_slots)
   return wanted
+
+
+@functools.partial(jax.jit, static_argnames=('spec', 'options', 'ray_block'))
+def propose_block(model, cameras, block, *, spec, options, ray_block):
+  """Proposal weights at one block of tiles' corners.
+
+  Args:
+    model: scene.
+    cameras: DeviceCameras [1].
+    block: Block whose rows and columns are corners: their pixels are
+      `pixel_size` wide and `proposal_stride` apart.
+    spec: static facts.
+    options: sampling.
+    ray_block: rays.
+
+  Returns:
+    ([ray_block, S] float16 weights, [num_slots] bool touched slots).
+  """
+  # Places count tiles here; the footprint is a pixel's.
+  stride = options.proposal_stride
+  tiles = block._replace(pixel_size=block.pixel_size * stride)
+  rays, is_real = _block_rays(
+      cameras, tiles, model.sample_aabb, ray_block, spec.root_side, 0.0
+  )
+  rays = rays._replace(
+      base_radius=rays.base_radius / stride, cone_slope=rays.cone_slope / stride
+  )
+  samples = shared_proposals.proposal_round(model, spec, rays, options)
+  weights = render_rays.proposal_weights(model, spec, samples)
+  num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
+  return (
+      weights.astype(jnp.float16),
+      _touched((samples,), is_real, num_slots),
+  )

@@ -226,19 +226,63 @@ def _single_row(camera) -> cameras_lib.Cameras:
   return camera
 
 
+def _propose(model, spec, cameras, options, crop, pixel_size, ray_block):
+  """(Corners, touched slots) of a picture's tiles; None without tiles."""
+  stride = options.proposal_stride
+  if stride == 1:
+    return None, False
+  if len(options.num_samples) != 2 or stride < 1:
+    raise ValueError(
+        f'proposal_stride: got {stride} with sampling rounds'
+        f' {options.num_samples}, expected 1, or more with two rounds'
+    )
+  # Tiles are those of the whole picture, whatever is cropped.
+  left, top = crop[0] // stride, crop[1] // stride
+  width = -(-crop[2] // stride) + 1 - left
+  height = -(-crop[3] // stride) + 1 - top
+  weights, touched = [], False
+  for start in range(0, width * height, ray_block):
+    integers = (start, left, top, width, width * height)
+    block = ray_block_lib.Block(
+        *(np.int32(i) for i in integers), np.float32(pixel_size)
+    )
+    part, slots = ray_block_lib.propose_block(
+        model, cameras, block, spec=spec, options=options, ray_block=ray_block
+    )
+    weights.append(part)
+    touched = touched | np.asarray(slots)
+  corners = ray_block_lib.Corners(jnp.concatenate(weights), np.int32(width))
+  return corners, touched
+
+
 def _block_renderer(
     model, spec, camera, octree, appearance, options, background, names
 ):
-  """(Block, rays) to outputs: uploads what all blocks of a picture share."""
+  """A function that begins a picture and gives one that renders blocks."""
   shared = (
       scene_model.device_cameras(camera, octree),
       jnp.asarray(appearance, jnp.float32),
       jnp.asarray(background, jnp.float32),
   )
-  return lambda block, rays: ray_block_lib.render_block(
-      model, *shared, block,
-      spec=spec, options=options, outputs=names, ray_block=rays,
-  )  # fmt: skip
+
+  def begin(crop, pixel_size, rays):
+    corners, touched = _propose(
+        model, spec, shared[0], options, crop, pixel_size, rays
+    )
+
+    def render(block, rays):
+      values = ray_block_lib.render_block(
+          model, *shared, block, corners,
+          spec=spec, options=options, outputs=names, ray_block=rays,
+      )  # fmt: skip
+      if 'statistics' in values:
+        counts = values['statistics']
+        counts['touched_slots'] = counts['touched_slots'] | touched
+      return values
+
+    return render
+
+  return begin
 
 
 def _picked(values, outputs):
@@ -306,11 +350,13 @@ def render_image(
   ray_block = ray_block or memory.choose_ray_block(
       model, spec, options, max_memory_gb, keeps_weights='weights' in names
   )
-  render_block = _block_renderer(
+  begin = _block_renderer(
       model, spec, camera, octree, appearance, options, background, names
   )
   side = pixel_size * 2.0**pyramid_level
-  run = lambda rays: _render_blocks(render_block, crop, rays, side, progress)
+  run = lambda rays: _render_blocks(
+      begin(crop, side, rays), crop, rays, side, progress
+  )
   (values, counts), ray_block = _with_smaller_blocks(
       run, ray_block, max_memory_gb
   )

@@ -15,7 +15,7 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import directions as directions_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.octree import levels as levels_lib
-from infnerf_jax.render import sampling
+from infnerf_jax.render import blending, sampling
 from kernels.composite import api as composite_op
 from kernels.locate import api as locate_op
 from kernels.node_field import api as node_field
@@ -36,6 +36,9 @@ class RenderOptions:
     opaque_end: whether the last interval has no end, so that what a ray
       does not meet before takes its colour: no colour passes for a clear ray.
     proposal_bias: octaves by which proposals are coarser than the last round.
+    proposal_stride: pixels along a side of a picture's tiles that share
+      proposals, 1: each pixel has its own; pictures only, two rounds.
+    min_weight: samples of less weight get no colour, 0: all do; pictures only.
   """
 
   num_samples: tuple[int, ...] = (64, 32)
@@ -47,6 +50,8 @@ class RenderOptions:
   level_policy: levels_lib.LevelPolicy = levels_lib.determine_lod_level
   proposal_bias: float = 0.0
   opaque_end: bool = False
+  proposal_stride: int = 1
+  min_weight: float = 0.0
 
 
 class Samples(NamedTuple):
@@ -60,6 +65,7 @@ class Samples(NamedTuple):
     slot: [R, S] int32.
     node_id: [R, S] int32.
     level: [R, S] int32 of the evaluated node.
+    coarse: of samples that two levels share, see `blending`; None without.
   """
 
   tdist: jax.Array
@@ -69,6 +75,7 @@ class Samples(NamedTuple):
   slot: jax.Array
   node_id: jax.Array
   level: jax.Array
+  coarse: blending.Coarse | None = None
 
 
 class RayColors(NamedTuple):
@@ -126,6 +133,11 @@ def locate_samples(
   if bias:
     footprint *= 2.0**bias
   target = policy(footprint, root_gsd=spec.root_gsd, max_level=spec.max_level)
+  return _locate(model, spec, rays, t, target)
+
+
+def _locate(model, spec, rays, t, target):
+  """Nodes of target levels [R, S]."""
   return locate_op.locate(
       rays.origins,
       rays.origins_lo,
@@ -140,7 +152,22 @@ def locate_samples(
   )
 
 
-def _locate_round(key, model, spec, rays, sdist, limits, options, bias):
+def _coarse_samples(model, spec, rays, t, slot, policy) -> blending.Coarse:
+  """The level above of samples within the policy's share of an octave."""
+  footprint = rays.base_radius + t * rays.cone_slope
+  sizes = dict(root_gsd=spec.root_gsd, max_level=spec.max_level)
+  target = policy(footprint, **sizes)
+  share = policy.coarse_share(footprint, **sizes)
+  above = _locate(model, spec, rays, t, jnp.maximum(target - 1, 0))
+  # A missing child's samples are its parent's already.
+  shared = (share > 0) & (above.slot != slot) & (slot >= 0)
+  share = jnp.where(shared, share, 0.0)
+  return blending.Coarse(
+      share, jnp.where(shared, above.slot, -1), above.position
+  )
+
+
+def locate_round(key, model, spec, rays, sdist, limits, options, bias):
   """Samples of one round from normalised interval ends."""
   tdist = sampling.s_to_t(sdist, *limits, spec.half_side)
   t = 0.5 * (tdist[..., 1:] + tdist[..., :-1])
@@ -153,7 +180,16 @@ def _locate_round(key, model, spec, rays, sdist, limits, options, bias):
   return Samples(tdist, sdist, t, position, slot, node_id, level)
 
 
-def _proposal_weights(model, spec, samples):
+def with_coarse(samples, model, spec, rays, policy) -> Samples:
+  """Samples of the last round with the level above, if the policy blends."""
+  if not getattr(policy, 'blend', 0.0):
+    return samples
+  return samples._replace(
+      coarse=_coarse_samples(model, spec, rays, samples.t, samples.slot, policy)
+  )
+
+
+def proposal_weights(model, spec, samples: Samples):
   """[R, S] weights of a proposal round, from densities alone."""
   raw = node_field.node_density(
       model.nodes,
@@ -167,6 +203,18 @@ def _proposal_weights(model, spec, samples):
   delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
   no_color = jnp.zeros(density.shape + (3,))
   return composite_op.composite(density, delta, no_color, samples.t).weights
+
+
+def ray_limits(model, spec, rays, options):
+  """([R, 1] near, [R, 1] far) metres."""
+  return sampling.ray_limits(
+      rays,
+      model.sample_aabb,
+      near=options.near * spec.half_side,
+      far=options.far * spec.half_side,
+      root_side=spec.root_side,
+      clip_to_box=options.clip_to_box,
+  )
 
 
 def sampling_rounds(
@@ -192,15 +240,7 @@ def sampling_rounds(
     Samples of every round; the last are to be composited.
   """
   model = jax.lax.stop_gradient(model)
-  h = spec.half_side
-  limits = sampling.ray_limits(
-      rays,
-      model.sample_aabb,
-      near=options.near * h,
-      far=options.far * h,
-      root_side=spec.root_side,
-      clip_to_box=options.clip_to_box,
-  )
+  limits = ray_limits(model, spec, rays, options)
   power = options.weight_power if weight_power is None else weight_power
   rounds = len(options.num_samples)
   keys = (
@@ -214,12 +254,14 @@ def sampling_rounds(
   for i in range(rounds):
     last = i == rounds - 1
     bias = 0.0 if last else options.proposal_bias
-    samples = _locate_round(
+    samples = locate_round(
         keys[2 * i + 1], model, spec, rays, sdist, limits, options, bias
     )
+    if last:
+      samples = with_coarse(samples, model, spec, rays, options.level_policy)
     placed.append(samples)
     if not last:
-      weights = _proposal_weights(model, spec, samples)
+      weights = proposal_weights(model, spec, samples)
       sdist = sampling.resample(
           keys[2 * i + 2],
           sdist,
@@ -286,26 +328,35 @@ def shade_samples(
       num_samples,
       total_repeat_length=num_rays * num_samples,
   )
-  raw, rgb = node_field.node_field(
-      model.nodes,
-      samples.position.reshape(-1, 3),
-      samples.slot.reshape(-1),
-      ray_idx,
-      inputs,
-      spec=spec.field,
-      probe=probe,
-      implementation=spec.implementation,
-  )
-  density = scene_model.density(raw.reshape(num_rays, num_samples), spec)
-  density = jnp.where(samples.slot < 0, 0.0, density)
+
+  def evaluate(slot, position, probe):
+    raw, rgb = node_field.node_field(
+        model.nodes,
+        position.reshape(-1, 3),
+        slot.reshape(-1),
+        ray_idx,
+        inputs,
+        spec=spec.field,
+        probe=probe,
+        implementation=spec.implementation,
+    )
+    density = scene_model.density(raw.reshape(num_rays, num_samples), spec)
+    density = jnp.where(slot < 0, 0.0, density)
+    return density, rgb.reshape(num_rays, num_samples, 3)
+
+  density, rgb = evaluate(samples.slot, samples.position, probe)
+  if samples.coarse is not None:
+    coarse = samples.coarse
+    density, rgb = blending.blend(
+        (density, rgb), evaluate(coarse.slot, coarse.position, None),
+        coarse.share,
+    )  # fmt: skip
   delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
   if opaque_end:
     # A ray that misses the box has no length and stays clear.
     last = jnp.where(delta[:, -1] > 0, 1e6 * spec.root_side, 0.0)
     delta = delta.at[:, -1].set(last)
-  pixel = composite_op.composite(
-      density, delta, rgb.reshape(num_rays, num_samples, 3), samples.t
-  )
+  pixel = composite_op.composite(density, delta, rgb, samples.t)
   opacity, distance = pixel.opacity[:, None], pixel.distance[:, None]
   distance += (1 - opacity) * samples.tdist[..., -1:]
   return RayColors(

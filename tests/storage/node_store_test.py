@@ -18,7 +18,7 @@ from infnerf_jax.storage import (
   row_codec,
   tree_pages,
 )  # fmt: skip
-from tests import tiny_model
+from tests import tiny_model, tiny_store
 
 GROUP = row_codec.RowGroup(
     'parameters',
@@ -139,35 +139,8 @@ def test_pages_hold_the_tree(seed):
     np.testing.assert_array_equal(back.versions, versions[rows])
 
 
-def make_store(folder, *, precision='float32', moments=False, seed=0):
-  """(model, spec, octree) of the tiny model, and its store in a folder."""
-  model, spec, octree = tiny_model.make_model(seed=seed)
-  groups = [node_store.parameter_group(spec.field, precision)]
-  if moments:
-    fields = groups[0].fields
-    groups.append(row_codec.RowGroup(node_store.MOMENTS, 'float32', fields))
-  header = node_store.Header(
-      generation=0, views_version=0, num_nodes=0, nodes_by_level=(),
-      center=(0, 0, 0), side=0.0, grid_size=0,
-      sample_aabb=tuple(map(tuple, np.stack(
-          [tiny_model.ROOT_MIN - 0.5,
-           tiny_model.ROOT_MIN + tiny_model.SIDE + 0.5]).tolist())),
-      appearance_dim=spec.appearance_dim,
-      field=dataclasses.asdict(spec.field), groups=tuple(groups),
-      focus=(2, 2, 2, 2),
-  )  # fmt: skip
-
-  def rows_of(node_id):
-    row = node_store.params_to_row(model.nodes, node_id)
-    return {g.name: row for g in groups}
-
-  views = {'appearance': np.asarray(model.appearance)}
-  node_store_writer.create_store(folder, header, octree, rows_of, views=views)
-  return model, spec, octree
-
-
 def test_a_store_gives_back_the_model(tmp_path):
-  model, spec, octree = make_store(tmp_path)
+  model, spec, octree = tiny_store.make_store(tmp_path)
   store = node_store.open_store(tmp_path)
   assert store.header.num_nodes == octree.num_nodes
   assert store.header.model_spec() == spec
@@ -185,7 +158,7 @@ def test_a_store_gives_back_the_model(tmp_path):
 
 
 def test_opening_reads_one_value(tmp_path):
-  make_store(tmp_path)
+  tiny_store.make_store(tmp_path)
 
   class Counting(key_values.TensorStoreKeyValues):
     reads = []
@@ -205,7 +178,7 @@ def _files(folder, pattern):
 
 
 def test_damage_is_listed(tmp_path):
-  make_store(tmp_path)
+  tiny_store.make_store(tmp_path)
   chunks = _files(tmp_path / 'nodes', '*')
   flipped, short, gone = chunks[2], chunks[5], chunks[9]
   data = bytearray(flipped.read_bytes())
@@ -224,7 +197,7 @@ def test_damage_is_listed(tmp_path):
 
 
 def test_a_damaged_page_hides_its_subtree_and_is_listed(tmp_path):
-  make_store(tmp_path)
+  tiny_store.make_store(tmp_path)
   (page,) = _files(tmp_path / 'tree', '1.*')
   page.write_bytes(b'nonsense' * 10)
   store = node_store.open_store(tmp_path)
@@ -243,7 +216,7 @@ def test_a_damaged_page_hides_its_subtree_and_is_listed(tmp_path):
     ],
 )
 def test_foreign_headers_are_one_line(tmp_path, change, match):
-  make_store(tmp_path)
+  tiny_store.make_store(tmp_path)
   path = tmp_path / node_store.HEADER
   stored = json.loads(path.read_text())
   change(stored)
@@ -260,14 +233,14 @@ def test_what_is_no_store(tmp_path):
     node_store.open_store('nonsense://x')
   (tmp_path / 'photo.png').write_bytes(b'x')
   with pytest.raises(errors.InputError, match='found photo.png, expected'):
-    make_store(tmp_path)
+    tiny_store.make_store(tmp_path)
   assert not node_store.is_store(tmp_path)
 
 
 def test_a_second_export_replaces_the_first(tmp_path):
-  make_store(tmp_path, seed=0)
+  tiny_store.make_store(tmp_path, seed=0)
   before = node_store.open_store(tmp_path)
-  model, _, _ = make_store(tmp_path, seed=1)
+  model, _, _ = tiny_store.make_store(tmp_path, seed=1)
   store = node_store.open_store(tmp_path)
   assert store.header.generation == before.header.generation + 1
   row = store.read_row(1)
@@ -277,7 +250,7 @@ def test_a_second_export_replaces_the_first(tmp_path):
 
 
 def test_an_export_killed_before_its_commit_changes_nothing(tmp_path):
-  make_store(tmp_path, seed=0)
+  tiny_store.make_store(tmp_path, seed=0)
   old = {p: p.read_bytes() for p in _files(tmp_path, '*')}
   header = dataclasses.replace(node_store.open_store(tmp_path).header)
   octree = tiny_model.make_octree()
@@ -303,7 +276,7 @@ def _zero_rows(header, value):
 
 
 def test_new_versions_are_seen_at_the_commit(tmp_path):
-  _, _, octree = make_store(tmp_path, moments=True)
+  _, _, octree = tiny_store.make_store(tmp_path, moments=True)
   keys, _ = tree_pages.octree_masks(octree)
   writer = node_store_writer.StoreWriter(
       key_values.TensorStoreKeyValues(tmp_path)

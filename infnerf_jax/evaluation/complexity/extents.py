@@ -1,0 +1,137 @@
+"""Part 1: the synthetic city at growing extents, seen by the same cameras."""
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from infnerf_jax.evaluation.complexity import views, virtual_store
+from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.render import render_rays
+from infnerf_jax.scene.city import layout, rendering
+from infnerf_jax.storage import node_store, tree_pages
+from infnerf_jax.streaming import store_scene
+
+BASE_EXTENT = 72.0  # metres
+_BASE_LEVEL = 3  # of the smallest city's leaves
+_GRID_SIZE = 64
+_MARGIN = 1.125
+# name, height (m), tilt (degrees); the same for all extents.
+CAMERAS = (
+    ('street 2 m', 2.0, 85.0),
+    ('roofs 25 m', 25.0, 70.0),
+    ('block 60 m', 60.0, 45.0),
+    ('district 300 m', 300.0, 20.0),
+    ('city 1500 m', 1500.0, 0.0),
+)
+_RENDERED = ('street 2 m', 'block 60 m', 'city 1500 m')
+OPTIONS = render_rays.RenderOptions(num_samples=(32, 16), near=1e-4)
+
+
+def surface_points(city: layout.City, spacing: float) -> np.ndarray:
+  """[P, 3] where parallel rays from five sides meet the city, metres."""
+  half = 0.5 * city.extent
+  steps = np.arange(-half, half, spacing)
+  flat = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+  found = []
+  for way in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+    direction = np.array([*way, -1.0])
+    direction /= np.linalg.norm(direction)
+    origins = np.concatenate([flat, np.zeros((len(flat), 1))], axis=-1)
+    origins = origins - 150.0 * direction / -direction[2]
+    rays = np.broadcast_to(direction, origins.shape)
+    distance = rendering.cast_rays(city, origins, rays)
+    points = origins + distance[:, None] * rays
+    found.append(points[np.isfinite(distance)])
+  points = np.concatenate(found)
+  return points[np.all(np.abs(points[:, :2]) < half, axis=-1)]
+
+
+def city_octree(doublings: int, *, spacing: float = 2.0) -> tree_lib.Octree:
+  """Tree of the city of `BASE_EXTENT * 2**doublings`; its leaves are alike."""
+  extent = BASE_EXTENT * 2**doublings
+  city = layout.make_city(extent=extent)
+  points = surface_points(city, spacing)
+  side = _MARGIN * extent
+  center = np.array([0.0, 0.0, 0.25 * _MARGIN * BASE_EXTENT])
+  unit = (points - (center - side / 2)) / side
+  unit = unit[np.all((unit >= 0) & (unit < 1), axis=-1)]
+  cells = [
+      np.unique(np.floor(unit * 2**level).astype(np.int64), axis=0)
+      for level in range(_BASE_LEVEL + doublings + 1)
+  ]
+  return tree_lib.from_coords(
+      cells, center=center, side=side, grid_size=_GRID_SIZE
+  )
+
+
+def make_scene(octree: tree_lib.Octree) -> store_scene.StoreScene:
+  """A scene of the tree with generated parameters."""
+  header = virtual_store.make_header(
+      side=octree.side, height=60.0, grid_size=octree.grid_size
+  )
+  values = virtual_store.VirtualStore(virtual_store.OctreePages(octree), header)
+  values.header = dataclasses.replace(
+      values.header, center=tuple(octree.center.tolist())
+  )
+  return store_scene.StoreScene(
+      node_store.NodeStore(values, tree_bytes=64 << 20), options=OPTIONS
+  )
+
+
+def measure_extent(doublings: int, *, render: bool) -> dict[str, Any]:
+  """All cameras in the city of one extent."""
+  octree = city_octree(doublings)
+  scene = make_scene(octree)
+  frame, row = scene.frame(), scene.store.header.group().nbytes
+  tree = tree_pages.ResidentTree(octree)
+  measured = {}
+  for name, height, tilt in CAMERAS:
+    camera = views.camera_above([3.0, 3.0, 1.0], height, tilt=tilt)
+    item = views.measure(tree, frame, camera, row)
+    item['flat_cells'] = views.flat_cells(tree, frame, camera)
+    item['flat_bytes'] = item['flat_cells'] * row
+    if render and name in _RENDERED:
+      item.update(_render(scene, height, tilt))
+    measured[name] = item
+  scene.close()
+  return {
+      'extent': BASE_EXTENT * 2**doublings,
+      'num_nodes': octree.num_nodes,
+      'max_level': octree.num_levels - 1,
+      'row_bytes': row,
+      'views': measured,
+  }
+
+
+def _render(scene, height, tilt) -> dict[str, Any]:
+  """Nodes that rendering addressed, and CPU time of a frame."""
+  camera = views.camera_above([3.0, 3.0, 1.0], height, tilt=tilt)
+  draw = lambda: scene.render(
+      camera, appearance=np.zeros(0), pixel_size=4.0, ray_block=1024,
+      outputs=('rgb', 'statistics'),
+  )  # fmt: skip
+  image = draw()
+  start = time.process_time()
+  draw()
+  return {
+      'touched': int(image.statistics.touched_slots.sum()),
+      'frame_cpu_s': time.process_time() - start,
+      'num_rays': image.num_rays,
+  }
+
+
+def slope_per_doubling(results, name: str, key: str = 'nodes') -> list[float]:
+  """What one doubling of n adds to a view, between neighbouring extents."""
+  slopes = []
+  for small, large in zip(results, results[1:]):
+    doublings = np.log2(large['num_nodes'] / small['num_nodes'])
+    added = large['views'][name][key] - small['views'][name][key]
+    slopes.append(float(added / doublings))
+  return slopes
+
+
+def measure(doublings=range(5), *, render: bool = True) -> list[dict[str, Any]]:
+  """All extents, small to large."""
+  return [measure_extent(d, render=render) for d in doublings]

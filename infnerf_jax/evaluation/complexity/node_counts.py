@@ -1,0 +1,92 @@
+"""Part 2: trees of 10^5 to 10^7 nodes from a store that makes itself up."""
+
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+
+from infnerf_jax.evaluation.complexity import views, virtual_store
+from infnerf_jax.render import render_rays
+from infnerf_jax.storage import node_store
+from infnerf_jax.streaming import store_scene
+
+SIDE = 4.2e6  # metres
+MAX_LEVEL = 20  # leaves of 4 m
+_GRID_SIZE = 64  # they resolve 3 cm
+HEIGHTS = (2.0, 10.0, 50.0, 250.0, 1e3, 1e4, 1e5, 1e6)
+SIZES = (1e5, 1e6, 1e7)
+OPTIONS = render_rays.RenderOptions(num_samples=(32, 16), near=1e-8)
+
+
+def make_values(num_nodes: float) -> virtual_store.VirtualStore:
+  """A made-up store of about so many nodes."""
+  reach = virtual_store.reach_for(num_nodes, MAX_LEVEL)
+  header = virtual_store.make_header(
+      side=SIDE, height=2.0, grid_size=_GRID_SIZE
+  )
+  tree = virtual_store.VirtualTree(reach, MAX_LEVEL)
+  return virtual_store.VirtualStore(tree, header)
+
+
+def _resident() -> int:
+  return psutil.Process().memory_info().rss
+
+
+def measure_size(num_nodes: float, *, render: bool) -> dict[str, Any]:
+  """Opening, selecting and reading views of one tree."""
+  values = make_values(num_nodes)
+  before = _resident()
+  start = time.process_time()
+  store = node_store.NodeStore(values)
+  opening = time.process_time() - start
+  scene = store_scene.StoreScene(store, options=OPTIONS)
+  frame, row = scene.frame(), store.header.group().nbytes
+  measured = {}
+  for height in HEIGHTS:
+    pages, read = store.tree.pages_read, values.bytes_read
+    camera = views.camera_above([1.0, 1.0, 0.0], height, tilt=30.0)
+    first = time.process_time()
+    item = views.measure(store.tree, frame, camera, row, repeats=1)
+    item['first_ms'] = 1e3 * (time.process_time() - first)
+    item = {**item, **views.measure(store.tree, frame, camera, row)}
+    item['pages_read'] = store.tree.pages_read - pages
+    item['page_bytes_read'] = values.bytes_read - read
+    measured[f'{height:g} m'] = item
+  result = {
+      'num_nodes': store.header.num_nodes,
+      'max_level': MAX_LEVEL,
+      'row_bytes': row,
+      'opening_ms': 1e3 * opening,
+      'tree_bytes': store.tree.nbytes,
+      'host_bytes': _resident() - before,
+      'views': measured,
+  }
+  if render:
+    result['render'] = _render(scene)
+  scene.close()
+  return result
+
+
+def _render(scene) -> dict[str, Any]:
+  """Reads and renders the lowest view: decode, checksum, deep positions."""
+  camera = views.camera_above([1.0, 1.0, 0.0], HEIGHTS[0], tilt=30.0)
+  image = scene.render(
+      camera, appearance=np.zeros(0), pixel_size=5.0, ray_block=1024,
+      outputs=('rgb', 'statistics'),
+  )  # fmt: skip
+  report = scene.frame_report
+  assert np.isfinite(image.rgb).all()
+  return {
+      'touched': int(image.statistics.touched_slots.sum()),
+      'deepest_level': int(
+          np.flatnonzero(image.statistics.samples_by_level).max()
+      ),
+      'rows_read': report['rows_read'],
+      'damaged': len(report['damaged']),
+  }
+
+
+def measure(sizes=SIZES, *, render: bool = True) -> list[dict[str, Any]]:
+  """All sizes, small to large."""
+  return [measure_size(size, render=render) for size in sizes]
