@@ -37,6 +37,7 @@ def sparse_adam(
     b2: float = 0.99,
     eps: float = 1e-15,
     apply: jax.Array | bool = True,
+    deterministic: bool = True,
     implementation: str | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """One Adam step of every table row that a sample addressed.
@@ -53,6 +54,8 @@ def sparse_adam(
     learning_rate: scalar.
     b1, b2, eps: Adam's constants.
     apply: bool scalar; False changes nothing.
+    deterministic: whether the same call must give the same bits; only triton
+      has a faster form that does not.
     implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
@@ -82,6 +85,7 @@ def sparse_adam(
       lambda: native.ready(table, spec),
       lambda: dispatch.triton_module("sparse_adam").ready(table, spec),
   )
+  options = {"deterministic": deterministic} if name == "triton" else {}
   return _backend(name).sparse_adam(
       table,
       moments,
@@ -93,6 +97,7 @@ def sparse_adam(
       eps=eps,
       apply=jnp.asarray(apply, bool),
       spec=spec,
+      **options,
   )
 
 

@@ -1,8 +1,8 @@
 """Lazy Adam by Triton kernels, in place on donated buffers.
 
-See triton_kernels for the algorithm. Deterministic by default: contributions to
-a row are summed in fixed point of 64 bits. The unit is 2^-40 of the grid scale's
-largest gradient for 2^17 samples, twice that for twice as many.
+See triton_kernels for the algorithm. Deterministic by default: contributions
+to a row are summed in fixed point of 64 bits. The unit is 2^-40 of the grid
+scale's largest gradient for 2^17 samples, twice that for twice as many.
 """
 
 import functools

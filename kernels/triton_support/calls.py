@@ -7,12 +7,10 @@ reads and writes the output's pointer and leaves the input's alone.
 Where a call goes:
   on a GPU, or under capability.targeting, to jax_triton;
   in a process with TRITON_INTERPRET=1 to Triton's interpreter;
-  under `record` nowhere: what would be compiled is noted.
+  under capability.record nowhere: what would be compiled is noted.
 """
 
-import contextlib
 import functools
-import threading
 import warnings
 from typing import Any, NamedTuple, Sequence
 
@@ -25,7 +23,6 @@ from kernels.triton_support import capability
 # older CUDA refuses. CUDA 12.9 reads this one and it covers sm_120.
 PTX_VERSION = 88
 _MAX_GRID = (2**31 - 1, 65535, 65535)
-_state = threading.local()
 
 
 class KernelCall(NamedTuple):
@@ -44,26 +41,6 @@ class KernelCall(NamedTuple):
   grid: tuple[int, ...]
   num_warps: int
   num_stages: int
-
-
-@contextlib.contextmanager
-def record():
-  """Notes calls instead of making them; for use with jax.eval_shape.
-
-  Yields:
-    A list that grows by one KernelCall for each call.
-  """
-  before = getattr(_state, "recorded", None)
-  _state.recorded = []
-  try:
-    yield _state.recorded
-  finally:
-    _state.recorded = before
-
-
-def recording() -> bool:
-  """Whether calls are only noted."""
-  return getattr(_state, "recorded", None) is not None
 
 
 def triton_call(
@@ -107,7 +84,7 @@ def triton_call(
         inverse.get(o, jnp.zeros(s.shape, s.dtype)) for o, s in enumerate(out)
     )
   run = _note
-  if not recording():
+  if capability.recorded() is None:
     run = _interpret if capability.interpreting() else _jax_triton
   return tuple(
       run(kernel, args, out, grid, in_place, num_warps, num_stages, constexprs)
@@ -117,7 +94,7 @@ def triton_call(
 def _note(kernel, args, out, grid, in_place, num_warps, num_stages, constexprs):
   del in_place
   arguments = [a if isinstance(a, int) else a.dtype for a in [*args, *out]]
-  _state.recorded.append(
+  capability.recorded().append(
       KernelCall(
           kernel, tuple(arguments), constexprs, grid, num_warps, num_stages
       )
@@ -209,7 +186,7 @@ def block_size(count: int, size: int) -> int:
     `size`; in the interpreter, where a program takes the same time whatever
     its size, more, so that there are at most two programs or three.
   """
-  if not capability.interpreting() or recording():
+  if not capability.interpreting() or capability.recorded() is not None:
     return size
   while size * 2 < count:
     size *= 2

@@ -54,6 +54,26 @@ def targeting(compute_capability: int):
     jax.clear_caches()
 
 
+def recorded() -> list | None:
+  """What `record` has noted so far; None where calls are made."""
+  return getattr(_state, "recorded", None)
+
+
+@contextlib.contextmanager
+def record():
+  """Notes kernel calls instead of making them; for use with jax.eval_shape.
+
+  Yields:
+    A list that grows by one calls.KernelCall for each call.
+  """
+  before = recorded()
+  _state.recorded = []
+  try:
+    yield _state.recorded
+  finally:
+    _state.recorded = before
+
+
 def platform() -> str:
   """Platform that ops are traced for: "cpu", "gpu" or another of JAX's."""
   return "gpu" if target() else jax.default_backend()
@@ -85,7 +105,7 @@ def problem() -> str:
   """Why Triton kernels cannot run here, in one line; empty if they can."""
   if importlib.util.find_spec("triton") is None:
     return "triton is not installed, see requirements-gpu.txt"
-  if interpreting():
+  if interpreting() or recorded() is not None:
     return ""
   # The device first: jax_triton does not import everywhere.
   found = _problem(target()) if target() else _device_problem()
@@ -119,7 +139,7 @@ def trust(op: str, key, test: Callable[[], None]) -> None:
   Raises:
     TritonUnavailable: the test failed.
   """
-  if target() or interpreting():
+  if target() or interpreting() or recorded() is not None:
     return
   key = (op, key)
   with _lock:

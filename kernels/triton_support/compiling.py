@@ -2,17 +2,20 @@
 
 import collections
 import functools
+import importlib
+import multiprocessing
 import os
 import re
 import subprocess
 import tempfile
-from typing import Callable, NamedTuple
+from concurrent import futures
+from typing import Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from kernels.native import build
-from kernels.triton_support import calls
+from kernels.triton_support import calls, capability
 
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 _TYPES = {
@@ -79,7 +82,7 @@ def calls_of(function: Callable, *args, **kwargs) -> list[calls.KernelCall]:
   Returns:
     In order, repetitions included.
   """
-  with calls.record() as found:
+  with capability.record() as found:
     # A fresh function: jit would give back an old trace, and no calls.
     jax.eval_shape(lambda *a, **k: function(*a, **k), *args, **kwargs)
   return found
@@ -103,6 +106,35 @@ def _source(call: calls.KernelCall):
   return ASTSource(
       fn=call.kernel, signature=order, constexprs=constants, attrs=attributes
   )
+
+
+def compile_all(
+    wanted: Sequence[tuple[calls.KernelCall, int]], processes: int | None = None
+) -> list[Compiled]:
+  """Compiles in several processes.
+
+  Args:
+    wanted: (call, compute capability).
+    processes: None: as many as cores.
+
+  Returns:
+    In the order of `wanted`.
+  """
+  processes = processes or len(os.sched_getaffinity(0))
+  jobs = []
+  for call, compute_capability in wanted:
+    kernel = (call.kernel.fn.__module__, call.kernel.__name__)
+    jobs.append((kernel, call._replace(kernel=None), compute_capability))
+  # A fork of a process with JAX's threads may hang.
+  context = multiprocessing.get_context("spawn")
+  with futures.ProcessPoolExecutor(processes, context) as pool:
+    return list(pool.map(_compile_job, jobs))
+
+
+def _compile_job(job) -> Compiled:
+  (module, name), call, compute_capability = job
+  kernel = getattr(importlib.import_module(module), name)
+  return compile_call(call._replace(kernel=kernel), compute_capability)
 
 
 def compile_call(call: calls.KernelCall, compute_capability: int) -> Compiled:

@@ -5,8 +5,12 @@ import pytest
 
 from kernels.hash_lookup import specs as grid_specs
 from kernels.node_field import specs as field_specs
+from kernels.triton_support import capability
 
-BACKENDS = ("xla", "native")
+# Triton's are tested on a GPU, and in its interpreter by interpreter_test.
+INTERPRETING = capability.interpreting()
+_TRITON = () if capability.problem() else ("triton",)
+BACKENDS = _TRITON if INTERPRETING else ("xla", "native") + _TRITON
 ALL = ("reference",) + BACKENDS
 
 # All scales dense for ordinary nodes; the root hashes; rows not powers of two.

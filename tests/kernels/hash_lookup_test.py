@@ -108,14 +108,34 @@ def test_bits_do_not_depend_on_threads(two_threads):  # noqa: F811
   np.testing.assert_array_equal(one[0], two[0])
 
 
-def test_half_precision_tables():
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "implementation", [b for b in common.BACKENDS if b != "native"]
+)
+def test_half_precision_tables(implementation, dtype):
   table, position, slot = common.samples(common.TINY, 40, 3)
-  half = jnp.asarray(table, jnp.float16)
-  want = _lookup((half.astype(jnp.float32), position, slot), common.TINY, None)
-  got = _lookup((half, position, slot), common.TINY, "xla")
+  half = jnp.asarray(table, dtype)
+  full = half.astype(jnp.float32)
+  want = _lookup((full, position, slot), common.TINY, "reference")
+  got = _lookup((half, position, slot), common.TINY, implementation)
+  assert got.dtype == np.float32
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_native_refuses_half_precision():
+  table, *rest = common.samples(common.TINY, 4, 3)
   with pytest.raises(NotImplementedError, match="float32"):
-    _lookup((half, position, slot), common.TINY, "native")
+    _lookup((jnp.asarray(table, jnp.float16), *rest), common.TINY, "native")
+
+
+@pytest.mark.parametrize("implementation", common.BACKENDS)
+def test_positions_that_are_no_numbers_stay_in_bounds(implementation):
+  table, position, slot = common.samples(common.TINY, 40, 3)
+  position[::3] = [np.nan, np.inf, -np.inf]
+  position[1::3] *= [-1e9, 1e9, 3]
+  got = _lookup((table, position, slot), common.TINY, implementation)
+  want = _lookup((table, position, slot), common.TINY, "reference")
+  np.testing.assert_allclose(got[:, 2::3], want[:, 2::3], atol=2e-5)
 
 
 def test_rows_of_the_named_shapes():
@@ -145,7 +165,8 @@ def test_bad_arguments():
     specs.GridSpec(4, 0)
 
 
-@pytest.mark.parametrize("implementation", common.BACKENDS)
+# The Triton kernel's index arithmetic: interpreter_only_test.
+@pytest.mark.parametrize("implementation", ["xla", "native"])
 def test_flat_index_beyond_int32(implementation):
   """The last slots of a table of more than 2**31 values, pages untouched."""
   spec = common.TINY

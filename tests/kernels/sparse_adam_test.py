@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels import sparse_adam
-from tests.kernels import common
+from tests.kernels import common, suite
 from tests.kernels.common import two_threads  # noqa: F401
 
 SPEC = common.TINY
@@ -93,9 +93,12 @@ def test_step_equals_numpy(implementation):
 @pytest.mark.parametrize(
     "implementation,sizes",
     [("native", s) for s in ((0,), (1,), (65, 0), (3000, 700))]
-    + [("xla", s) for s in ((0,), (3000, 700))],
+    + [("xla", s) for s in ((0,), (3000, 700))]
+    + [("triton", s) for s in ((0,), (1,), (65, 0), (3000, 700))],
 )
 def test_sizes(implementation, sizes):
+  if implementation not in common.BACKENDS:
+    pytest.skip(f"{implementation} does not run here")
   calls = [_call(s, i) for i, s in enumerate(sizes)]
   got = _step(implementation)(_state(), calls, True)
   want = _step("reference")(_state(), calls, True)
@@ -142,6 +145,61 @@ def test_negative_zero_gradients_still_count_as_touched(seed):
   want = _step("reference")(_state(), [(position, slot, zero)], True)
   np.testing.assert_array_equal(got[2], want[2])
   assert np.any(np.asarray(got[2]) != np.asarray(_state()[2]))
+
+
+@pytest.mark.parametrize("implementation", suite.KERNELS)
+def test_order_of_samples_does_not_change_touched_rows(implementation):
+  """Triton sums in fixed point: the order does not change a bit there."""
+  position, slot, grad = _call(400, 5)
+  order = np.random.default_rng(0).permutation(400)
+  run = _step(implementation)
+  one = run(_state(), [(position, slot, grad)], True)
+  two = run(_state(), [(position[order], slot[order], grad[:, order])], True)
+  np.testing.assert_array_equal(one[2], two[2])
+  if implementation == "triton":
+    for a, b in zip(one, two):
+      np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "implementation", [b for b in common.BACKENDS if b == "triton"]
+)
+@pytest.mark.parametrize("largest", [1e-35, 1.0, 1e30, np.inf, np.nan])
+def test_fixed_point_follows_the_largest_gradient(implementation, largest):
+  position, slot, grad = _call(60, 7)
+  grad = grad * np.float32(min(largest, 1e30))
+  run = _step(implementation)
+  if not np.isfinite(largest):
+    grad = grad.at[0, 1].set(largest)
+    got = run(_state(), [(position, slot, grad)], True)
+    assert np.all(np.isnan(np.asarray(got[0])[got[2] != _state()[2]][0]))
+    kept = run(_state(), [(position, slot, grad)], False)
+    np.testing.assert_array_equal(kept[0], _state()[0])
+    return
+  state = (_state()[0], jnp.zeros_like(_state()[1]), _state()[2])
+  got = run(state, [(position, slot, grad)], True)
+  want = _step("reference")(state, [(position, slot, grad)], True)
+  scale = np.max(np.abs(np.asarray(want[1])[..., :2]))
+  error = np.abs(np.asarray(got[1]) - np.asarray(want[1]))[..., :2]
+  assert error.max() < 1e-6 * scale
+
+
+@pytest.mark.parametrize(
+    "implementation", [b for b in common.BACKENDS if b == "triton"]
+)
+def test_sums_in_any_order(implementation):
+  state, calls = _state(), [_call(30, 1), _call(7, 2)]
+  got = sparse_adam.sparse_adam(
+      *state,
+      calls,
+      spec=SPEC,
+      learning_rate=0.01,
+      deterministic=False,
+      implementation=implementation,
+  )
+  want, _ = _oracle(state, calls)
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
 def test_donated_state_changes_in_place():

@@ -1,0 +1,199 @@
+"""What the compiler makes of every Triton kernel, for GPUs that are not here.
+
+  python -m kernels.triton_report [--capabilities=80,90] [--json]
+
+Prints a table of registers, spilled bytes, shared memory, widths of loads and
+names of atomics. Needs triton, no GPU.
+"""
+
+import argparse
+import importlib
+import json
+from typing import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.hash_lookup import specs
+from kernels.triton_support import calls, compiling
+
+_SAMPLES = 2**17
+_SLOTS = 64
+_CONSTANTS = dict(learning_rate=0.01)
+
+
+def _f32(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def _i32(*shape):
+  return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _hash_lookup(dtype=jnp.float32, spec=specs.SMALL):
+  from kernels import hash_lookup
+
+  def run(table, position, slot):
+    def loss(position):
+      out = hash_lookup.hash_lookup(
+          table, position, slot, spec=spec, implementation="triton"
+      )
+      return jnp.sum(out)
+
+    return jax.grad(loss)(position)
+
+  shape = (_SLOTS, spec.num_rows, spec.num_features)
+  table = jax.ShapeDtypeStruct(shape, dtype)
+  return run, (table, _f32(_SAMPLES, 3), _i32(_SAMPLES))
+
+
+def _sparse_adam(deterministic=True):
+  from kernels import sparse_adam
+
+  spec = specs.GridSpec(1, 2**15, 2, 2048, 2048)
+
+  def run(table, moments, steps, *call):
+    return sparse_adam.sparse_adam(
+        table,
+        moments,
+        steps,
+        [call],
+        spec=spec,
+        deterministic=deterministic,
+        implementation="triton",
+        **_CONSTANTS,
+    )
+
+  rows = (_SLOTS, spec.num_rows)
+  state = (_f32(*rows, 2), _f32(*rows, 4), _i32(*rows))
+  call = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _f32(1, _SAMPLES, 2))
+  return run, state + call
+
+
+def _slot_adam():
+  from kernels import sparse_adam
+
+  def run(*arrays):
+    return sparse_adam.slot_adam(*arrays, implementation="triton", **_CONSTANTS)
+
+  weights = _f32(_SLOTS, 64, 64)
+  moments = _f32(_SLOTS, 2, 64, 64)
+  touched = jax.ShapeDtypeStruct((_SLOTS,), jnp.bool_)
+  return run, (weights, weights, moments, _i32(_SLOTS), touched)
+
+
+def _composite(ragged=False):
+  from kernels import composite
+
+  def run(*args):
+    op = composite.composite_ragged if ragged else composite.composite
+
+    def loss(density, rgb):
+      out = op(density, args[1], rgb, *args[3:], implementation="triton")
+      return sum(jnp.sum(o) for o in out)
+
+    return jax.grad(loss, argnums=(0, 1))(args[0], args[2])
+
+  shape = (_SAMPLES,) if ragged else (2048, 64)
+  args = (_f32(*shape), _f32(*shape), _f32(*shape, 3), _f32(*shape))
+  return run, args + ((_i32(2049),) if ragged else ())
+
+
+def _locate():
+  from kernels import locate
+
+  def run(*arrays):
+    return locate.locate(
+        *arrays, root_side=100.0, max_level=8, implementation="triton"
+    )
+
+  ray = _f32(2048, 3)
+  samples = (_f32(2048, 64), _i32(2048, 64))
+  return run, (ray, ray, ray, *samples, _i32(4096, 8), _i32(4096))
+
+
+def _traverse():
+  from kernels import traverse
+
+  module = importlib.import_module("kernels.traverse.triton_traverse")
+  arrays, rule = module.example()
+  return lambda *a: traverse.traverse(
+      *a, **rule, implementation="triton"
+  ), tuple(jax.ShapeDtypeStruct(np.shape(a), a.dtype) for a in arrays)
+
+
+def functions() -> dict[str, tuple]:
+  """(function of arrays, shapes of use) by op."""
+  return {
+      "hash_lookup": _hash_lookup(),
+      "hash_lookup float16": _hash_lookup(jnp.float16),
+      "hash_lookup bfloat16": _hash_lookup(jnp.bfloat16),
+      "sparse_adam": _sparse_adam(),
+      "sparse_adam any order": _sparse_adam(deterministic=False),
+      "slot_adam": _slot_adam(),
+      "composite": _composite(),
+      "composite ragged": _composite(ragged=True),
+      "locate": _locate(),
+      "traverse": _traverse(),
+  }
+
+
+def examples() -> dict[str, list[calls.KernelCall]]:
+  """Distinct kernel calls by op, at sizes of use."""
+  return {
+      name: _distinct(compiling.calls_of(run, *shapes))
+      for name, (run, shapes) in functions().items()
+  }
+
+
+def _distinct(found) -> list[calls.KernelCall]:
+  keys = {}
+  for call in found:
+    keys[repr(call._replace(grid=()))] = call
+  return list(keys.values())
+
+
+def rows(capabilities) -> Iterator[tuple[str, int, compiling.Compiled]]:
+  """(op, compute capability, compiled) of every example."""
+  wanted = [
+      (op, call, capability)
+      for op, found in examples().items()
+      for call in found
+      for capability in capabilities
+  ]
+  made = compiling.compile_all([w[1:] for w in wanted])
+  for (op, _, capability), compiled in zip(wanted, made):
+    yield op, capability, compiled
+
+
+def _short(counter) -> str:
+  return " ".join(f"{n}x{name}" for name, n in sorted(counter.items()))
+
+
+def main() -> None:
+  """Prints the table."""
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+  )
+  every = ",".join(str(c) for c in compiling.CAPABILITIES)
+  parser.add_argument("--capabilities", default=every, help=f"default {every}")
+  parser.add_argument("--json", action="store_true", help="one object a line")
+  given = parser.parse_args()
+  form = "{:24}{:20}{:>4}{:>5}{:>7}{:>8}  {:28}{}"
+  if not given.json:
+    print(form.format(*"op kernel sm regs spills shared loads atomics".split()))
+  capabilities = [int(c) for c in given.capabilities.split(",")]
+  for op, capability, made in rows(capabilities):
+    spills = made.stack + made.local
+    loads, atomics = _short(made.loads()), _short(made.atomics())
+    cells = (op, made.name, capability, made.registers, spills, made.shared)
+    if given.json:
+      names = "op kernel capability registers spills shared loads atomics"
+      print(json.dumps(dict(zip(names.split(), cells + (loads, atomics)))))
+    else:
+      print(form.format(*cells, loads, atomics))
+
+
+if __name__ == "__main__":
+  main()

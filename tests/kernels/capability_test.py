@@ -1,0 +1,136 @@
+"""Which backend an op gets on which device, and what is said when it cannot."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kernels import dispatch, hash_lookup
+from kernels.hash_lookup import specs
+from kernels.triton_support import calls, capability
+from tests.kernels import common
+
+pytestmark = pytest.mark.skipif(
+    common.INTERPRETING, reason="looks at devices, not at the interpreter"
+)
+
+
+@pytest.fixture
+def device(monkeypatch):
+  """Pretends that a GPU of some kind is the default device."""
+
+  def pretend(kind, compute_capability):
+    found = types.SimpleNamespace(
+        device_kind=kind, compute_capability=compute_capability
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [found])
+    monkeypatch.setattr(capability, "_tested", {})
+    monkeypatch.setattr(dispatch, "_warned", set())
+    installed = lambda name: types.SimpleNamespace(name=name)
+    monkeypatch.setattr(capability.importlib.util, "find_spec", installed)
+    monkeypatch.setattr(capability.importlib, "import_module", installed)
+
+  return pretend
+
+
+def test_named_without_a_gpu_raises_one_line():
+  table, position, slot = common.samples(specs.TINY, 5, 2)
+  with pytest.raises(capability.TritonUnavailable) as error:
+    hash_lookup.hash_lookup(
+        table, position, slot, spec=specs.TINY, implementation="triton"
+    )
+  assert "hash_lookup: triton" in str(error.value)
+  assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "kind,version,part",
+    [
+        ("Tesla V100", "7.0", "7.0, expected 8.0 or later"),
+        ("Tesla T4", "7.5", "7.5, expected 8.0 or later"),
+        ("gfx90a", "gfx90a", "expected an NVIDIA GPU"),
+        ("gfx11", "", "expected an NVIDIA GPU"),
+    ],
+)
+def test_other_devices_are_refused_in_one_line(device, kind, version, part):
+  device(kind, version)
+  found = capability.problem()
+  assert kind in found and part in found and "\n" not in found
+  # Unnamed, the op runs on.
+  ready = lambda: capability.require("op")
+  assert dispatch.choose("op", None, None, ready) == "xla"
+
+
+@pytest.mark.parametrize("version", ["8.0", "8.6", "9.0", "10.0", "12.0"])
+def test_a_gpu_gets_the_kernels(device, version):
+  device("A GPU", version)
+  ran = []
+  ready = lambda: capability.trust("op", 1, lambda: ran.append(1))
+  for _ in range(2):
+    capability.require("op")
+    assert dispatch.choose("op", None, None, ready) == "triton"
+  assert ran == [1]
+
+
+def test_no_kernel_that_fails_its_self_test(device, caplog):
+  device("A GPU", "9.0")
+
+  def wrong():
+    raise AssertionError("Mismatched elements: 1\nand more")
+
+  ready = lambda: capability.trust("op", 2, wrong)
+  assert dispatch.choose("op", None, lambda: None, ready) == "xla"
+  assert "self-test failed: Mismatched elements: 1" in caplog.text
+  with pytest.raises(capability.TritonUnavailable, match="self-test failed"):
+    dispatch.choose("op", "triton", lambda: None, ready)
+
+
+def test_named_where_there_is_none():
+  with pytest.raises(NotImplementedError, match="op: no triton"):
+    dispatch.choose("op", "triton", lambda: None)
+  with pytest.raises(NotImplementedError, match="op: no native"):
+    dispatch.choose("op", "native", None)
+
+
+def test_targeting_traces_for_another_device():
+  assert capability.target() is None and capability.platform() == "cpu"
+  with capability.targeting(90):
+    assert capability.target() == 90 and capability.platform() == "gpu"
+    with capability.targeting(70):
+      assert "7.0, expected 8.0" in capability.problem()
+    assert capability.target() == 90
+  assert capability.target() is None
+
+
+def test_calls_are_checked():
+  x = jnp.zeros(3)
+  with pytest.raises(ValueError, match="expected <="):
+    calls.triton_call(None, x, out=[x], grid=(1, 70000))
+  with pytest.raises(ValueError, match="not like output"):
+    calls.triton_call(None, x, out=[jnp.zeros(4)], grid=(1,), in_place={0: 0})
+
+
+def test_no_programs_make_no_call():
+  x = jnp.ones(3)
+  out, kept = calls.triton_call(
+      None, x, out=[jnp.ones(2), x], grid=(0,), in_place={0: 1}
+  )
+  assert out.tolist() == [0, 0] and kept.tolist() == [1, 1, 1]
+
+
+def test_recorded_calls_are_not_made():
+  table, position, slot = common.samples(specs.TINY, 300, 2)
+  pytest.importorskip("triton")
+  with capability.record() as found:
+    out = jax.eval_shape(
+        lambda *a: hash_lookup.hash_lookup(
+            *a, spec=specs.TINY, implementation="triton"
+        ),
+        *(jnp.asarray(a) for a in (table, position, slot)),
+    )
+  assert out.shape == (2, 300, 2)
+  (call,) = found
+  assert call.kernel.__name__ == "lookup" and call.grid == (3, 2)
+  assert capability.recorded() is None
