@@ -32,14 +32,14 @@ def node_density(
     probe: None or [L, S, F] float32 zeros that stand for an additive change of
       the encoded features: its cotangent is the features' gradient. Native
       does not read it.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     raw [S] float32.
 
   Raises:
     ValueError: shapes disagree with each other or with the spec.
-    TypeError: differentiated in the table by xla or native.
+    TypeError: differentiated in the table by another than the reference.
     NotImplementedError, RuntimeError: the named implementation cannot run.
   """
   params = {"table": params["table"], "density": params["density"]}
@@ -47,9 +47,12 @@ def node_density(
   position, slot = jnp.asarray(position), jnp.asarray(slot)
   _check("node_density", params, position, slot, probe, spec)
   name = dispatch.choose(
-      "node_density", implementation, lambda: native.ready(params, spec)
+      "node_density",
+      implementation,
+      lambda: native.ready(params, spec),
+      lambda: dispatch.triton_module("node_field").ready(params, spec),
   )
-  return _BACKENDS[name].node_density(
+  return _backend(name).node_density(
       params, position, slot, spec=spec, probe=probe
   )
 
@@ -78,7 +81,7 @@ def node_field(
     ray_inputs: [R, D] float32, what samples of a ray share.
     spec: sizes.
     probe: see node_density.
-    implementation: None, "reference", "xla" or "native".
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
 
   Returns:
     raw [S] float32, rgb [S, 3] float32 in [0, 1].
@@ -101,11 +104,20 @@ def node_field(
         f" [R, {spec.ray_input_dim}]"
     )
   name = dispatch.choose(
-      "node_field", implementation, lambda: native.ready(params, spec)
+      "node_field",
+      implementation,
+      lambda: native.ready(params, spec),
+      lambda: dispatch.triton_module("node_field").ready(params, spec),
   )
-  return _BACKENDS[name].node_field(
+  return _backend(name).node_field(
       params, position, slot, ray_idx, ray_inputs, spec=spec, probe=probe
   )
+
+
+def _backend(name: str):
+  if name == "triton":
+    return dispatch.triton_module("node_field")
+  return _BACKENDS[name]
 
 
 def _check(op, params, position, slot, probe, spec) -> None:

@@ -1,0 +1,145 @@
+"""Samples in blocks of one slot, and half precision on tensor cores."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels import node_field
+from kernels.node_field import blocks, native
+from tests.kernels import common
+
+TRITON = [b for b in common.ALL if b == "triton"]
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 64, 501])
+@pytest.mark.parametrize("num_slots", [1, 5, 700])
+def test_every_sample_is_in_one_block_of_its_slot(num_samples, num_slots):
+  rng = np.random.default_rng(0)
+  slot = rng.integers(-2, num_slots + 2, num_samples).astype(np.int32)
+  plan = jax.tree.map(
+      np.asarray, blocks.make_plan(jnp.asarray(slot), num_slots, 64)
+  )
+  number = blocks.num_blocks(num_samples, num_slots, 64)
+  assert plan.slot.shape == (number,)
+  seen = []
+  for at, first, count in zip(plan.slot, plan.first, plan.count):
+    assert 0 <= count <= 64
+    mine = plan.order[first : first + count]
+    assert np.all(np.diff(mine) > 0)  # in the samples' order
+    valid = (slot[mine] >= 0) & (slot[mine] < num_slots)
+    assert np.all(np.where(valid, slot[mine], -1) == at)
+    seen.extend(mine)
+  assert sorted(seen) == list(range(num_samples))
+  for n in range(num_slots):
+    held = plan.count[plan.slot_starts[n] : plan.slot_ends[n]].sum()
+    assert held == np.sum(slot == n)
+
+
+def test_unknown_types_are_refused():
+  with pytest.raises(ValueError, match="compute_dtype"):
+    dataclasses.replace(common.FIELD, compute_dtype="int8")
+
+
+def _spec(compute_dtype):
+  # No width is a power of two.
+  return dataclasses.replace(
+      common.FIELD,
+      hidden_width=24,
+      num_geometry=5,
+      ray_input_dim=19,
+      compute_dtype=compute_dtype,
+  )
+
+
+@pytest.mark.parametrize("implementation", TRITON)
+def test_half_precision_is_close(implementation):
+  """Values and gradients against the reference in float32."""
+  spec = _spec("float16")
+  params, position, slot, ray_idx, rays = native.example(spec, 150)
+  seed = np.random.default_rng(1).normal(size=(150, 4)).astype(np.float32)
+
+  def run(name):
+    def loss(weights, rays):
+      raw, rgb = node_field.node_field(
+          {"table": params["table"], **weights},
+          position,
+          slot,
+          ray_idx,
+          rays,
+          spec=spec,
+          implementation=name,
+      )
+      return jnp.sum(raw * seed[:, 0]) + jnp.sum(rgb * seed[:, 1:]), (raw, rgb)
+
+    weights = {k: params[k] for k in ("density", "color")}
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(weights, rays)
+
+  got, want = run(implementation), run("reference")
+  exact = True
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    scale = float(jnp.max(jnp.abs(b))) + 1e-6
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-2 * scale)
+    exact &= bool(jnp.allclose(a, b, rtol=1e-6, atol=0))
+  assert not exact  # half precision it was
+
+
+@pytest.mark.parametrize("implementation", TRITON)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_lookup_in_the_kernel_equals_the_reference(implementation, dtype):
+  """Without a gradient features never leave the chip; hashed by any number."""
+  spec = dataclasses.replace(_spec("float32"), grid=common.RAGGED)
+  params, position, slot, ray_idx, rays = native.example(spec, 100)
+  params["table"] = params["table"].astype(dtype)
+  args = (params, position, slot, ray_idx, rays)
+  run = lambda name: node_field.node_field(
+      *args, spec=spec, implementation=name
+  )
+  for a, b in zip(run(implementation), run("reference")):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  density = node_field.node_density(
+      *args[:3], spec=spec, implementation=implementation
+  )
+  np.testing.assert_allclose(density, run("reference")[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", TRITON)
+def test_gradients_have_the_same_bits_every_time(implementation):
+  spec = _spec("float32")
+  params, position, slot, ray_idx, rays = native.example(spec, 150)
+  ray_idx = jnp.asarray(np.random.default_rng(2).permutation(ray_idx))
+
+  def grads():
+    def loss(weights, rays):
+      out = node_field.node_field(
+          {"table": params["table"], **weights},
+          position,
+          slot,
+          ray_idx,
+          rays,
+          spec=spec,
+          implementation=implementation,
+      )
+      return jnp.sum(out[0]) + jnp.sum(out[1] ** 2)
+
+    weights = {k: params[k] for k in ("density", "color")}
+    return jax.grad(loss, argnums=(0, 1))(weights, rays)
+
+  for a, b in zip(*(jax.tree.leaves(grads()) for _ in range(2))):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("implementation", TRITON)
+def test_what_it_cannot_is_refused(implementation):
+  spec = dataclasses.replace(common.FIELD, hidden_width=256)
+  args = native.example(spec, 10)
+  with pytest.raises(NotImplementedError, match="128"):
+    node_field.node_field(*args, spec=spec, implementation=implementation)
+  params, *rest = native.example(common.FIELD, 10)
+  params["density"]["w0"] = params["density"]["w0"].astype(jnp.float16)
+  with pytest.raises(NotImplementedError, match="float32"):
+    node_field.node_field(
+        params, *rest, spec=common.FIELD, implementation=implementation
+    )
