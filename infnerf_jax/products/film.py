@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import resource
 import subprocess
@@ -65,24 +66,49 @@ def read_depth(path) -> np.ndarray:
     return np.asarray(image).astype(np.float64) * scale
 
 
-def color_depth(depth, opacity) -> np.ndarray:
+def _known_log(depth, opacity):
+  """([H, W] log of the depth, [H, W] bool where there is one)."""
+  depth = np.asarray(depth, np.float64)
+  known = (
+      np.isfinite(depth) & (depth > 0) & (np.asarray(opacity) >= _MIN_OPACITY)
+  )
+  return np.log(np.where(known, depth, 1.0)), known
+
+
+def depth_limits(depth, opacity, before=None):
+  """Logarithms of the depths that the ends of the colours stand for.
+
+  Args:
+    depth: [H, W] metres.
+    opacity: [H, W].
+    before: limits of the view before, which change little at a time: a film
+      whose every view had limits of its own would flicker.
+
+  Returns:
+    [2] float64; `before` where nothing has a depth.
+  """
+  value, known = _known_log(depth, opacity)
+  if not known.any():
+    return before
+  limits = np.percentile(value[known], [2, 98])
+  return limits if before is None else before + 0.2 * (limits - before)
+
+
+def color_depth(depth, opacity, limits=None) -> np.ndarray:
   """Depth as a picture: near is red, far is blue, nothing is black.
 
   Args:
     depth: [H, W] metres.
     opacity: [H, W].
+    limits: see `depth_limits`; None: of this picture.
 
   Returns:
     [H, W, 3] uint8, even steps of colour for even factors of depth.
   """
-  depth = np.asarray(depth, np.float64)
-  known = (
-      np.isfinite(depth) & (depth > 0) & (np.asarray(opacity) >= _MIN_OPACITY)
-  )
+  value, known = _known_log(depth, opacity)
   if not known.any():
-    return np.zeros(depth.shape + (3,), np.uint8)
-  value = np.log(np.where(known, depth, 1.0))
-  low, high = np.percentile(value[known], [2, 98])
+    return np.zeros(value.shape + (3,), np.uint8)
+  low, high = depth_limits(depth, opacity) if limits is None else limits
   share = np.clip((high - value) / max(high - low, 1e-6), 0.0, 1.0)
   colors = matplotlib.colormaps['turbo'](share)[..., :3]
   return to_bytes(np.where(known[..., None], colors, 0.0))
@@ -177,7 +203,7 @@ def peak_bytes() -> dict[str, Any]:
   return {'peak_bytes': int(peak), 'peak_bytes_of': 'process'}
 
 
-def _write_frame(image, name, out) -> dict[str, Any]:
+def _write_frame(image, colored, name, out) -> dict[str, Any]:
   """Files of one view and what the report says of it."""
   stem = name.replace('/', '_').rsplit('.', 1)[0]
   files = {
@@ -187,7 +213,6 @@ def _write_frame(image, name, out) -> dict[str, Any]:
   }
   Image.fromarray(to_bytes(image.rgb)).save(out / files['rgb'])
   scale = write_depth(out / files['depth'], image.depth, image.opacity)
-  colored = color_depth(image.depth, image.opacity)
   Image.fromarray(colored).save(out / files['depth_color'])
   counts = image.statistics.samples_by_level
   return {
@@ -230,6 +255,49 @@ def film_options(
   return shared_proposals.fast(options) if fast else options
 
 
+def _film_size(path) -> tuple[int, int]:
+  """Width and height that hold all views; videos want even numbers."""
+  sizes = [
+      render_image.image_size(
+          cameras_lib.take(path.cameras, row), pixel_size=path.pixel_size
+      )
+      for row in range(len(path.names))
+  ]
+  width, height = (int(n) for n in -(-np.max(sizes, axis=0) // 2) * 2)
+  return width, height
+
+
+def _render_views(loaded, render, path, out, size, show_progress):
+  """Renders and writes all views: (their reports, rays of a device call)."""
+  frames, limits = [], None
+  with contextlib.ExitStack() as stack:
+    video = lambda name: stack.enter_context(
+        Video(out / name, *size, fps=path.fps)
+    )
+    film, depth_film = video('film.mp4'), video('depth.mp4')
+    bar = None
+    if show_progress:
+      bar = stack.enter_context(
+          progress.Progress(len(path.names), description='render (views)')
+      )
+    for row, name in enumerate(path.names):
+      if hasattr(loaded, 'prefetch') and row + 1 < len(path.names):
+        # While this view is computed, the next one's nodes are read.
+        loaded.prefetch(
+            cameras_lib.take(path.cameras, row + 1), pixel_size=path.pixel_size
+        )
+      image = render(cameras_lib.take(path.cameras, row))
+      limits = depth_limits(image.depth, image.opacity, limits)
+      colored = color_depth(image.depth, image.opacity, limits)
+      frame = _write_frame(image, colored, name, out)
+      frames.append({**frame, **_streaming_report(loaded)})
+      film.add(to_bytes(image.rgb))
+      depth_film.add(colored)
+      if bar is not None:
+        bar.update(row + 1, **_only_speed(frames))
+  return frames, image.ray_block
+
+
 def render_film(
     loaded,
     path: paths_lib.CameraPath,
@@ -259,61 +327,31 @@ def render_film(
     (out / folder).mkdir(parents=True, exist_ok=True)
   more = {'max_memory_gb': max_memory_gb} if max_memory_gb else {}
   more.update({'options': options} if options else {})
-  embedding = loaded.appearance(appearance)
-  scale, count = path.pixel_size, len(path.names)
-  sizes = [
-      render_image.image_size(
-          cameras_lib.take(path.cameras, row), pixel_size=scale
-      )
-      for row in range(count)
-  ]
-  # Videos want even numbers.
-  width, height = (int(n) for n in -(-np.max(sizes, axis=0) // 2) * 2)
-  frames, last = [], None
-  bar = progress.Progress(count, description='render (views)')
-  with (
-      Video(out / 'film.mp4', width, height, fps=path.fps) as film,
-      Video(out / 'depth.mp4', width, height, fps=path.fps) as depth_film,
-  ):
-    if show_progress:
-      bar.__enter__()
-    try:
-      for row, name in enumerate(path.names):
-        if hasattr(loaded, 'prefetch') and row + 1 < count:
-          # While this view is computed, the next one's nodes are read.
-          loaded.prefetch(
-              cameras_lib.take(path.cameras, row + 1), pixel_size=scale
-          )
-        last = loaded.render(
-            cameras_lib.take(path.cameras, row),
-            appearance=embedding,
-            pixel_size=scale,
-            outputs=('rgb', 'depth', 'opacity', 'statistics'),
-            **more,
-        )
-        frames.append(
-            {**_write_frame(last, name, out), **_streaming_report(loaded)}
-        )
-        film.add(to_bytes(last.rgb))
-        depth_film.add(color_depth(last.depth, last.opacity))
-        if show_progress:
-          bar.update(row + 1, **_only_speed(frames))
-    finally:
-      bar.__exit__()
+  render = functools.partial(
+      loaded.render,
+      appearance=loaded.appearance(appearance),
+      pixel_size=path.pixel_size,
+      outputs=('rgb', 'depth', 'opacity', 'statistics'),
+      **more,
+  )
+  size = _film_size(path)
+  frames, ray_block = _render_views(
+      loaded, render, path, out, size, show_progress
+  )
   touched = [frame['nodes_touched'] for frame in frames]
   num_nodes = getattr(loaded, 'num_nodes', loaded.octree.num_nodes)
   report = {
       **_speed(frames),
       **peak_bytes(),
-      'ray_block': last.ray_block,
+      'ray_block': ray_block,
       'num_nodes': num_nodes,
       'nodes': num_nodes,
       'nodes_touched_mean': float(np.mean(touched)),
       'nodes_touched_max': max(touched),
-      'width': width,
-      'height': height,
+      'width': size[0],
+      'height': size[1],
       'fps': path.fps,
-      'num_frames': count,
+      'num_frames': len(frames),
       'films': ['film.mp4', 'depth.mp4'],
       **_streaming_summary(loaded, frames),
       'frames': frames,

@@ -14,6 +14,8 @@ from infnerf_jax.octree import tree as tree_lib
 _FIRST_SHARE = 0.25
 _LAST_TILT = math.radians(35.0)
 _TURNS = 1.5
+# A spiral's first view is this much farther away than the photos were.
+_SPIRAL_START = 1.3
 
 
 class CameraPath(NamedTuple):
@@ -167,6 +169,26 @@ def photo_path(
   )
 
 
+def _about_middle(view: Surround, octree: tree_lib.Octree) -> Surround:
+  """The same about the middle of the scene, at the target's height."""
+  shift = octree.center - view.target
+  shift = shift - view.up * (view.up @ shift)
+  return view._replace(target=view.target + shift, offsets=view.offsets - shift)
+
+
+def _circle_size(view: Surround, poses, heights, flat) -> tuple[float, float]:
+  """(radius, height) of a circle from which the scene looks as in photos."""
+  height = float(np.median(heights))
+  # Straight above the target a circle has no radius to turn at.
+  radius = max(float(np.median(flat)), 0.3 * abs(height))
+  down = float(np.median(-poses[:, :, 2] @ view.up))
+  if down > 0.7 and height > 0:
+    # Photos that look down have not seen what a flat view would show.
+    slant = math.tan(math.acos(min(down, 1.0)))
+    radius = min(radius, height * max(slant, 0.6))
+  return radius, height
+
+
 def spiral_path(
     cameras: cameras_lib.Cameras,
     octree: tree_lib.Octree,
@@ -178,8 +200,9 @@ def spiral_path(
 ) -> CameraPath:
   """A spiral around the scene that stays where photos were taken.
 
-  Cameras all around (or above) make a circle that closes in; cameras on one
-  side only make loops about their mean, since nothing is known behind.
+  Cameras all around (or above) make a circle about the scene's middle that
+  closes in to the photos' distance; cameras on one side only make loops about
+  their mean, since nothing is known behind.
 
   Args:
     cameras: table [P] of the photos.
@@ -192,17 +215,21 @@ def spiral_path(
   Returns:
     CameraPath.
   """
-  view = surround(cameras, octree)
+  poses = np.asarray(cameras.cam_to_world, np.float64)
+  near = surround(cameras, octree)
+  view = _about_middle(near, octree)
   heights = view.offsets @ view.up
   flat = view.offsets - heights[:, None] * view.up
-  radius = float(np.median(np.linalg.norm(flat, axis=-1)))
+  distances = np.linalg.norm(flat, axis=-1)
+  radius, altitude = _circle_size(view, poses, heights, distances)
   share = np.linspace(0.0, 1.0, num_frames)
   turn = 2 * np.pi * _TURNS * share
   circle = (
       lambda a: np.cos(a)[:, None] * view.east + np.sin(a)[:, None] * view.north
   )
-  one_sided = np.linalg.norm(flat.mean(axis=0)) > 0.6 * max(radius, 1e-9)
-  if one_sided:
+  reach = max(float(np.median(distances)), 0.3 * abs(altitude), 1e-9)
+  if np.linalg.norm(flat.mean(axis=0)) > 0.6 * reach:  # all on one side
+    view = near
     mean = view.offsets.mean(axis=0)
     spread = np.percentile(np.abs(view.offsets - mean), 60, axis=0)
     forward = _unit(-mean)
@@ -211,12 +238,8 @@ def spiral_path(
     rise = 0.5 * np.sin(2 * turn)[:, None] * view.up
     offsets = mean + wave + rise * (spread @ np.abs(view.up))
   else:
-    closer = (1.0 - 0.4 * share)[:, None]
-    # Straight above the target a circle has no radius to turn at.
-    radius = max(radius, 0.3 * abs(float(np.median(heights))))
-    offsets = closer * (
-        radius * circle(turn) + float(np.median(heights)) * view.up
-    )
+    closer = (_SPIRAL_START + (1 - _SPIRAL_START) * share)[:, None]
+    offsets = closer * (radius * circle(turn) + altitude * view.up)
   poses = [
       cameras_lib.look_at(view.target + offset, view.target, view.up)
       for offset in offsets

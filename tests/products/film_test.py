@@ -42,6 +42,24 @@ def test_colours_of_depth():
   np.testing.assert_array_equal(film.color_depth(depth, 0 * depth), 0)
 
 
+def test_colours_of_a_film_do_not_jump():
+  near, far = np.full((4, 4), 2.0), np.full((4, 4), 32.0)
+  near[0], far[0] = 4.0, 64.0
+  seen = np.ones_like(near)
+  first = film.depth_limits(near, seen)
+  np.testing.assert_allclose(np.exp(first), [2, 4], rtol=1e-6)
+  then = film.depth_limits(far, seen, first)
+  np.testing.assert_allclose(then - first, 0.2 * np.log(16))
+  for _ in range(60):  # but they arrive
+    then = film.depth_limits(far, seen, then)
+  np.testing.assert_allclose(np.exp(then), [32, 64], rtol=1e-4)
+  assert film.depth_limits(near, 0 * seen) is None
+  np.testing.assert_array_equal(film.depth_limits(near, 0 * seen, then), then)
+  np.testing.assert_array_equal(
+      film.color_depth(near, seen, first), film.color_depth(near, seen)
+  )
+
+
 def test_letterbox_centres():
   picture = np.full((2, 3, 3), 7, np.uint8)
   framed = film.letterbox(picture, 6, 5)

@@ -71,15 +71,19 @@ def test_zoom_goes_from_far_above_to_the_finest_footprint():
   assert np.all(np.sum(up[1:] * up[:-1], axis=-1) > 0.9)
 
 
-def test_spiral_over_a_survey_goes_round_at_the_photos_height():
+def test_spiral_over_a_survey_goes_round_down_to_the_photos_height():
   path = paths.spiral_path(_survey(), _octree(), num_frames=40)
   target = paths.surround(_survey(), _octree()).target
+  target = np.array([0.0, 0.0, target[2]])  # the middle, not a node's
   assert _looks_at(path, target)
   offset = _positions(path) - target
   angle = np.unwrap(np.arctan2(offset[:, 1], offset[:, 0]))
   assert abs(angle[-1] - angle[0]) == pytest.approx(3 * np.pi, rel=1e-3)
-  assert offset[0, 2] == pytest.approx(50 - target[2])
+  assert offset[-1, 2] == pytest.approx(50 - target[2])
   assert np.all(np.diff(np.linalg.norm(offset, axis=-1)) < 0)
+  # Photos that look straight down show no walls to look at from the side.
+  flat = np.linalg.norm(offset[:, :2], axis=-1)
+  assert np.all(flat <= 0.6 * offset[:, 2] + 1e-9)
 
 
 def test_spiral_stays_on_the_side_that_was_photographed():
