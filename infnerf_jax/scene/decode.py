@@ -15,6 +15,10 @@ import PIL.Image
 
 from infnerf_jax.scene import photo_files
 
+# instant-ngp's masks lie beside the photos and mark what moves: pixels other
+# than zero are left out. All other masks leave out their zeros.
+DYNAMIC_MASK = 'dynamic_mask_'
+
 # Averaging a stripe at a time bounds its float32 copies to tens of megabytes.
 _STRIPE_VALUES = 4_000_000
 
@@ -97,11 +101,17 @@ def _to_rgb(image: PIL.Image.Image):
   return np.asarray(image.convert('RGB')), None
 
 
+def is_dynamic_mask(path: pathlib.Path) -> bool:
+  """Whether a mask marks what is left out (instant-ngp's do)."""
+  return path.name.startswith(DYNAMIC_MASK)
+
+
 def read_mask(path: pathlib.Path, shape) -> np.ndarray:
   """A mask as bool, true where the photo counts.
 
   Args:
-    path: picture whose zero pixels are left out.
+    path: picture whose zero pixels are left out (instant-ngp's: those other
+      than zero).
     shape: (H, W) of the photo; a mask of the same aspect within 1 % is scaled
       to it by its nearest pixels.
 
@@ -124,6 +134,8 @@ def read_mask(path: pathlib.Path, shape) -> np.ndarray:
     raise DamagedPhoto('mask is absent') from None
   except Exception as error:
     raise DamagedPhoto(f'mask: {photo_files.reason(error)}') from None
+  if is_dynamic_mask(path):
+    array = ~array
   height, width = array.shape
   if (height, width) == tuple(shape):
     return array

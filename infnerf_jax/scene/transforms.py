@@ -5,7 +5,8 @@ camera's y and z are turned round, the world stays the file's. nerfstudio's
 `applied_transform` and `applied_scale` say how that world came from COLMAP's;
 poses and points already contain them, so they are kept in `frame` and not
 undone. instant-ngp's `scale`, `offset` and `aabb_scale` place the scene in its
-own unit cube and mean nothing here.
+own unit cube and mean nothing here. Its masks of what moves are found by
+their names, `dynamic_mask_NAME.png` beside the photo.
 """
 
 import math
@@ -15,7 +16,13 @@ import numpy as np
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.scene import camera_models, photo_files, ply, validate
+from infnerf_jax.scene import (
+    camera_models,
+    decode,
+    photo_files,
+    ply,
+    validate,
+)
 
 FILE = 'transforms.json'
 _OPENGL_TO_OURS = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -60,7 +67,11 @@ def read(source: pathlib.Path) -> validate.Draft:
     paths.append(photo_files.with_extension(path))
     mask = frame.get('mask_path') or None
     where = f'{source}: frames[{i}]: mask_path'
-    masks.append(mask and photo_files.inside(folder, mask, where=where))
+    masks.append(
+        photo_files.inside(folder, mask, where=where)
+        if mask
+        else _dynamic_mask(paths[-1])
+    )
   names = _names(folder, paths)
   found = photo_files.find(names, paths)
   lenses, sizes, poses = [], [], []
@@ -89,6 +100,12 @@ def read(source: pathlib.Path) -> validate.Draft:
       frame=frame,
       report=report,
   )
+
+
+def _dynamic_mask(photo: pathlib.Path) -> pathlib.Path | None:
+  """instant-ngp's mask of what moves, where one lies beside the photo."""
+  path = photo.with_name(f'{decode.DYNAMIC_MASK}{photo.stem}.png')
+  return path if path.is_file() else None
 
 
 def _names(folder: pathlib.Path, paths) -> list[str]:

@@ -7,11 +7,20 @@ import pathlib
 import shutil
 
 import numpy as np
+import PIL.Image
 from rich import progress as rich_progress
 
 from infnerf_jax import errors, npz_files
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.scene import camera_models, colmap, ply, readers, validate
+from infnerf_jax.scene import (
+    camera_models,
+    colmap,
+    decode,
+    photo_files,
+    ply,
+    readers,
+    validate,
+)
 from infnerf_jax.scene import scene as scene_lib
 
 
@@ -112,9 +121,28 @@ def _place_photos(photos, partial, copy: bool, show_progress: bool):
       masks.append(None)
       if mask_path is not None:
         masks[-1] = f'masks/{name}{mask_path.suffix}'
-        place(mask_path, partial / masks[-1])
+        target = partial / masks[-1]
+        if not decode.is_dynamic_mask(mask_path):
+          place(mask_path, target)
+        else:
+          _invert_mask(mask_path, target, path)
       advance()
   return masks
+
+
+def _invert_mask(source: pathlib.Path, target: pathlib.Path, photo) -> None:
+  """Writes a mask of what counts from one of what does not."""
+  try:
+    with PIL.Image.open(source) as image:
+      width, height = image.size
+    mask = decode.read_mask(source, (height, width))
+  except (OSError, decode.DamagedPhoto) as error:
+    raise errors.InputError(
+        f'{source}: got {photo_files.reason(error)}, expected the mask of'
+        f' {photo.name}'
+    ) from None
+  target.parent.mkdir(parents=True, exist_ok=True)
+  PIL.Image.fromarray(mask.astype(np.uint8) * 255).save(target)
 
 
 @contextlib.contextmanager

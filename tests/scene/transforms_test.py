@@ -10,7 +10,7 @@ import pytest
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.scene import readers
+from infnerf_jax.scene import decode, readers, transforms, write
 from tests.scene import builders
 
 
@@ -125,6 +125,31 @@ def test_windows_separators_and_other_folders(tmp_path):
   names = readers.load_scene(tmp_path).photos.names
   assert names == ('images/00.png', 'images/01.png', 'images/02.png',
                    'more/x.png')  # fmt: skip
+
+
+def test_instant_ngp_s_masks_of_what_moves(tmp_path):
+  """Beside the photo, by its name; pixels other than zero are left out."""
+  folder = builders.transforms(tmp_path / 'scene')
+  source = transforms.read(folder / 'transforms.json')
+  moving = np.zeros((36, 48, 3), np.uint8)
+  moving[3:9, 10:20, 1] = 1
+  path = source.paths[1].with_name(f'dynamic_mask_{source.paths[1].stem}.png')
+  PIL.Image.fromarray(moving).save(path)
+  scene = readers.load_scene(folder)
+  assert [bool(p) for p in scene.photos.mask_paths] == [False, True] + [
+      False
+  ] * (len(scene.photos.names) - 2)
+  counts = moving.max(axis=-1) == 0
+  mask = decode.read_mask(scene.photos.mask_paths[1], (36, 48))
+  np.testing.assert_array_equal(mask, counts)
+  # The InfNeRF format knows one kind of mask only.
+  out = write.write_infnerf(scene, tmp_path / 'out', show_progress=False)
+  again = readers.load_scene(out).photos.mask_paths[1]
+  assert not decode.is_dynamic_mask(again)
+  np.testing.assert_array_equal(decode.read_mask(again, (36, 48)), counts)
+  path.write_bytes(b'cut')
+  with pytest.raises(errors.InputError, match='dynamic_mask_01.png: got'):
+    write.write_infnerf(scene, tmp_path / 'two', show_progress=False)
 
 
 def test_points_masks_and_applied_transform(tmp_path):
