@@ -1,6 +1,7 @@
 """Metrics: lines, what resuming keeps, companions."""
 
 import json
+import struct
 import sys
 import types
 
@@ -47,6 +48,50 @@ def test_a_fresh_start_empties_the_log(tmp_path):
   with metrics_log.MetricsLog(tmp_path, first_step=0):
     pass
   assert (tmp_path / 'metrics.jsonl').read_text() == ''
+
+
+def _events(folder):
+  """TensorBoard's events in order: records of length, check, bytes, check."""
+  from tensorboardX.proto import event_pb2
+
+  found = []
+  for path in sorted(folder.iterdir()):
+    content, at = path.read_bytes(), 0
+    while at < len(content):
+      (size,) = struct.unpack_from('<Q', content, at)
+      event = event_pb2.Event()
+      event.ParseFromString(content[at + 12 : at + 12 + size])
+      found.append(event)
+      at += 12 + size + 4
+  return found
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_tensorboard_reads_back(tmp_path):
+  first = (0, [(10, 0.5), (20, 0.25)])
+  resumed = (10, [(20, 0.125)])  # step 20 was lost and is done again
+  for first_step, rows in (first, resumed):
+    with metrics_log.MetricsLog(
+        tmp_path, options(tensorboard=True), first_step=first_step
+    ) as log:
+      for step, loss in rows:
+        log.write({'step': step, 'loss': loss, 'levels': [1, 2]})
+      log.image(rows[-1][0], 'view', np.full((4, 5, 3), 200, np.uint8))
+  scalars, images, restarts = [], [], []
+  for event in _events(tmp_path / 'tensorboard'):
+    if event.HasField('session_log'):
+      restarts.append(event.step)
+    for value in event.summary.value:
+      if value.HasField('image'):
+        images.append((value.tag, value.image.height, value.image.width))
+      else:
+        scalars.append((event.step, value.tag, value.simple_value))
+  assert scalars == [
+      (10, 'loss', 0.5), (20, 'loss', 0.25), (20, 'loss', 0.125)
+  ]  # fmt: skip
+  assert images == [('view', 4, 5)] * 2
+  # TensorBoard hides what lies at or behind the step of a restart.
+  assert restarts == [11]
 
 
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')
