@@ -9,11 +9,16 @@ import numpy as np
 from infnerf_jax import errors, json_files
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.products import surroundings
 
 # The root's share of the first picture's width when a zoom begins.
 _FIRST_SHARE = 0.25
 _LAST_TILT = math.radians(35.0)
 _TURNS = 1.5
+_MAX_WIDTH = 640  # pixels, unless asked for
+# Pixels of the photos in one of the finest that training saw (its footprints
+# vary by half an octave).
+_FINEST = math.sqrt(2.0)
 # A spiral's first view is this much farther away than the photos were.
 _SPIRAL_START = 1.3
 
@@ -34,102 +39,25 @@ class CameraPath(NamedTuple):
   fps: float
 
 
-class Surround(NamedTuple):
-  """What the photos' cameras tell of a scene's surroundings.
-
-  Attributes:
-    target: [3] metres, where to look.
-    up: [3] unit.
-    east: [3] unit, across `up`.
-    north: [3] unit, across both.
-    offsets: [P, 3] metres, cameras from the target.
-    fov: radians, the photos' median horizontal field of view.
-    aspect: width / height of the median photo.
-  """
-
-  target: np.ndarray
-  up: np.ndarray
-  east: np.ndarray
-  north: np.ndarray
-  offsets: np.ndarray
-  fov: float
-  aspect: float
-
-
-def _unit(vector):
-  return vector / np.linalg.norm(vector)
-
-
-def _up_axis(poses) -> np.ndarray:
-  """[3] unit: where up is, from cameras that are held level or look down."""
-  forward = poses[:, :, 2].mean(axis=0)
-  standing = -poses[:, :, 1].mean(axis=0)
-  # Nadir photos turn about their axis, so their own ups cancel out.
-  if np.linalg.norm(forward) > 0.8 and np.linalg.norm(standing) < 0.8:
-    guess = -_unit(forward)
-  elif np.linalg.norm(standing) > 0.1:
-    guess = _unit(standing)
-  else:
-    guess = np.array([0.0, 0.0, 1.0])
-  # Without roll all right axes lie in the horizontal.
-  right = poses[:, :, 0]
-  share, axes = np.linalg.eigh(right.T @ right / len(right))
-  if share[1] > 0.02:
-    up = axes[:, 0] * np.sign(axes[:, 0] @ guess)
-  else:  # one heading: the guess, made level
-    up = _unit(guess - axes[:, 2] * (axes[:, 2] @ guess))
-  # A world that stands nearly upright stands upright.
-  return np.array([0.0, 0.0, 1.0]) if up[2] > 0.9 else up
-
-
-def surround(cameras: cameras_lib.Cameras, octree: tree_lib.Octree) -> Surround:
-  """Where to look and how to turn, from photos and octree.
-
-  The target is the finest node nearest to the root's centre: it holds points,
-  so a surface is there.
-
-  Args:
-    cameras: table [P] of the photos.
-    octree: tree.
-
-  Returns:
-    Surround.
-  """
-  poses = np.asarray(cameras.cam_to_world, np.float64)
-  finest = np.flatnonzero(octree.level == octree.level.max())
-  centers = tree_lib.node_aabb(octree, finest).mean(axis=-2)
-  nearest = np.argmin(np.linalg.norm(centers - octree.center, axis=-1))
-  target = centers[nearest]
-  up = _up_axis(poses)
-  axis = np.array([1.0, 0, 0]) if abs(up[0]) < 0.9 else np.array([0, 1.0, 0])
-  east = _unit(axis - up * (axis @ up))
-  fov = 2 * np.arctan(0.5 * cameras.width / cameras.intrinsics[:, 0])
-  perspective = np.asarray(cameras.projection) == cameras_lib.PERSPECTIVE
-  fov = np.median(fov[perspective]) if perspective.any() else math.radians(60)
-  return Surround(
-      target=target,
-      up=up,
-      east=east,
-      north=np.cross(up, east),
-      offsets=poses[:, :, 3] - target,
-      fov=float(np.clip(fov, math.radians(20), math.radians(100))),
-      aspect=float(np.median(cameras.width / cameras.height)),
-  )
-
-
-def _size(view: Surround, width, height) -> tuple[int, int]:
+def _size(
+    view: surroundings.Surround, width, height, pixel_size
+) -> tuple[int, int]:
   """Even width and height, as videos want them; 0 derives from the photos."""
-  if not width:
-    width = round(height * view.aspect) if height else 640
+  if not width and height:
+    width = round(height * view.aspect)
+  elif not width:
+    # Pixels finer than half an octave below the photos' show what nothing
+    # was trained for.
+    width = min(_MAX_WIDTH, round(_FINEST * view.width / pixel_size))
   if not height:
     height = round(width / view.aspect)
   even = lambda n: max(2, int(n) // 2 * 2)
   return even(width), even(height)
 
 
-def _film(poses, view, width, height, fps) -> CameraPath:
+def _film(poses, view, size, fps) -> CameraPath:
   """Pinhole cameras of one size at the poses."""
-  width, height = _size(view, width, height)
+  width, height = size
   focal = 0.5 * width / math.tan(0.5 * view.fov)
   cameras = [
       cameras_lib.make_camera(
@@ -169,14 +97,9 @@ def photo_path(
   )
 
 
-def _about_middle(view: Surround, octree: tree_lib.Octree) -> Surround:
-  """The same about the middle of the scene, at the target's height."""
-  shift = octree.center - view.target
-  shift = shift - view.up * (view.up @ shift)
-  return view._replace(target=view.target + shift, offsets=view.offsets - shift)
-
-
-def _circle_size(view: Surround, poses, heights, flat) -> tuple[float, float]:
+def _circle_size(
+    view: surroundings.Surround, poses, heights, flat
+) -> tuple[float, float]:
   """(radius, height) of a circle from which the scene looks as in photos."""
   height = float(np.median(heights))
   # Straight above the target a circle has no radius to turn at.
@@ -197,6 +120,7 @@ def spiral_path(
     width: int = 0,
     height: int = 0,
     fps: float = 24.0,
+    pixel_size: float = 1.0,
 ) -> CameraPath:
   """A spiral around the scene that stays where photos were taken.
 
@@ -211,13 +135,14 @@ def spiral_path(
     width: pixels, 0 derives it.
     height: pixels, 0 derives it.
     fps: frames a second.
+    pixel_size: width of a training pixel in the photos' pixels.
 
   Returns:
     CameraPath.
   """
   poses = np.asarray(cameras.cam_to_world, np.float64)
-  near = surround(cameras, octree)
-  view = _about_middle(near, octree)
+  near = surroundings.surround(cameras, octree)
+  view = surroundings.about_middle(near, octree)
   heights = view.offsets @ view.up
   flat = view.offsets - heights[:, None] * view.up
   distances = np.linalg.norm(flat, axis=-1)
@@ -232,8 +157,8 @@ def spiral_path(
     view = near
     mean = view.offsets.mean(axis=0)
     spread = np.percentile(np.abs(view.offsets - mean), 60, axis=0)
-    forward = _unit(-mean)
-    right = _unit(np.cross(forward, view.up))
+    forward = surroundings.unit(-mean)
+    right = surroundings.unit(np.cross(forward, view.up))
     wave = np.sin(turn)[:, None] * right * np.abs(spread @ np.abs(right))
     rise = 0.5 * np.sin(2 * turn)[:, None] * view.up
     offsets = mean + wave + rise * (spread @ np.abs(view.up))
@@ -244,7 +169,15 @@ def spiral_path(
       cameras_lib.look_at(view.target + offset, view.target, view.up)
       for offset in offsets
   ]
-  return _film(poses, view, width, height, fps)
+  size = _size(view, width, height, pixel_size)
+  return _film(poses, view, size, fps)
+
+
+def _closest_view(view: surroundings.Surround, focal, pixel_size) -> float:
+  """Metres at which a film's pixels are as fine as the closest photos'."""
+  photo_focal = 0.5 * view.width / math.tan(0.5 * view.fov)
+  nearest = np.percentile(np.linalg.norm(view.offsets, axis=-1), 10)
+  return float(nearest * focal * pixel_size / photo_focal / _FINEST)
 
 
 def zoom_path(
@@ -255,11 +188,13 @@ def zoom_path(
     width: int = 0,
     height: int = 0,
     fps: float = 24.0,
+    pixel_size: float = 1.0,
 ) -> CameraPath:
   """From far above to close up, by the same factor every frame.
 
   It begins where the root fills a quarter of the picture and ends where a
-  pixel's footprint is the finest node's gsd, or a node's side away.
+  pixel's footprint is the finest node's gsd or the finest of the photos', or a
+  node's side away.
 
   Args:
     cameras: table [P] of the photos.
@@ -268,18 +203,20 @@ def zoom_path(
     width: pixels, 0 derives it.
     height: pixels, 0 derives it.
     fps: frames a second.
+    pixel_size: width of a training pixel in the photos' pixels.
 
   Returns:
     CameraPath.
   """
-  view = surround(cameras, octree)
-  width, height = _size(view, width, height)
+  view = surroundings.surround(cameras, octree)
+  width, height = _size(view, width, height, pixel_size)
   focal = 0.5 * width / math.tan(0.5 * view.fov)
   level = int(octree.level.max())
   first = octree.side * focal / (_FIRST_SHARE * width)
   last = max(
       float(octree.node_gsd(level)) * focal * math.sqrt(math.pi),
       octree.side / 2.0**level,
+      _closest_view(view, focal, pixel_size),
   )
   last = min(last, 0.5 * first)
   share = np.linspace(0.0, 1.0, num_frames)
@@ -292,7 +229,7 @@ def zoom_path(
         # North appears upwards, straight above the target too.
         cameras_lib.look_at(view.target + far * away, view.target, view.north)
     )
-  return _film(poses, view, width, height, fps)
+  return _film(poses, view, (width, height), fps)
 
 
 def _read_pose(values, where) -> np.ndarray:
@@ -416,4 +353,5 @@ def make_path(
   return make(
       loaded.cameras, loaded.octree, num_frames=num_frames,
       width=width, height=height, fps=fps or 24.0,
+      pixel_size=loaded.downscale,
   )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree
-from infnerf_jax.products import paths
+from infnerf_jax.products import paths, surroundings
 from tests import tiny_model
 
 
@@ -51,7 +51,7 @@ def test_zoom_goes_from_far_above_to_the_finest_footprint():
   octree = _octree()
   path = paths.zoom_path(_survey(), octree, num_frames=9, width=321, height=0)
   assert path.cameras.width[0] == 320 and path.cameras.height[0] == 240
-  target = paths.surround(_survey(), octree).target
+  target = surroundings.surround(_survey(), octree).target
   assert _looks_at(path, target)
   assert abs(target[2]) <= 10.0  # in a node of the ground
   distance = np.linalg.norm(_positions(path) - target, axis=-1)
@@ -66,14 +66,37 @@ def test_zoom_goes_from_far_above_to_the_finest_footprint():
   finest = octree.node_gsd(3)
   footprint = distance[-1] / focal / np.sqrt(np.pi)
   assert footprint == pytest.approx(finest) or distance[-1] == octree.side / 8
+  # Photos of pixels so coarse end it before, within half an octave of theirs.
+  coarse = paths.zoom_path(
+      _survey(), octree, num_frames=9, width=320, pixel_size=4.0
+  )
+  away = np.linalg.norm(_positions(coarse) - target, axis=-1)
+  heights = np.linalg.norm(
+      np.asarray(_survey().cam_to_world)[:, :, 3] - target, axis=-1
+  )
+  photo_footprint = np.percentile(heights, 10) * 4.0 / 500.0
+  assert away[-1] / focal == pytest.approx(photo_footprint / np.sqrt(2))
+  assert away[-1] > distance[-1]
   # North stays up: no picture turns against the one before.
   up = -np.asarray(path.cameras.cam_to_world)[:, :, 1]
   assert np.all(np.sum(up[1:] * up[:-1], axis=-1) > 0.9)
 
 
+def test_films_are_as_wide_as_training_s_photos_allow():
+  for pixel_size, width in ((1.0, 640), (4.0, 226), (1.2, 640)):
+    path = paths.spiral_path(
+        _survey(), _octree(), num_frames=2, pixel_size=pixel_size
+    )
+    assert path.cameras.width[0] == width
+    wide = paths.zoom_path(
+        _survey(), _octree(), num_frames=2, width=800, pixel_size=pixel_size
+    )
+    assert wide.cameras.width[0] == 800 and wide.cameras.height[0] == 600
+
+
 def test_spiral_over_a_survey_goes_round_down_to_the_photos_height():
   path = paths.spiral_path(_survey(), _octree(), num_frames=40)
-  target = paths.surround(_survey(), _octree()).target
+  target = surroundings.surround(_survey(), _octree()).target
   target = np.array([0.0, 0.0, target[2]])  # the middle, not a node's
   assert _looks_at(path, target)
   offset = _positions(path) - target
@@ -95,7 +118,7 @@ def test_spiral_stays_on_the_side_that_was_photographed():
   )
   octree = tiny_model.make_octree()
   path = paths.spiral_path(cameras, octree, num_frames=30)
-  view = paths.surround(cameras, octree)
+  view = surroundings.surround(cameras, octree)
   assert _looks_at(path, view.target)
   np.testing.assert_allclose(view.up, [0, 0, 1])
   mean = view.offsets.mean(axis=0)
