@@ -1,5 +1,6 @@
 """How a memory cap is divided: rows, reading, rays, pictures, programs."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ _RAY_SHARE = 0.12
 _STAGE_SHARE = 0.12
 _MIN_BLOCK, _MAX_BLOCK = 64, 8192
 _TREE_BYTES = 8 << 20
+_TREE_PART = 32  # at most this part of a cap
 # Rows that are under way from a chunk to the device: bytes, decoded, upload.
 _UPLOAD_ROWS = 3
 _NO_CAP_SLOTS = 4096
@@ -80,6 +82,17 @@ def _rays(spec, options, limit):
   return block, block * per_ray
 
 
+def _least(row, spec, options, picture_bytes) -> int:
+  """The smallest cap: one slot and one reader beside what else is held."""
+  _, rays = _rays(spec, options, 0)
+  fixed = (2 + _UPLOAD_ROWS) * row + picture_bytes
+  share = _PROGRAM_SHARE + 1 / _TREE_PART
+  # Rays take their share, or their smallest block where that is more.
+  return math.ceil(
+      max(fixed / (1 - share - _RAY_SHARE), (fixed + rays) / (1 - share))
+  )
+
+
 def plan(
     header: node_store.Header,
     spec: scene_model.ModelSpec,
@@ -114,24 +127,22 @@ def plan(
         0, row, slots, 2 * num_readers, num_readers, block, rays,
         4 * _TREE_BYTES, picture_bytes, 0,
     )  # fmt: skip
-  programs = _PROGRAM_BYTES.get(jax.default_backend(), _PROGRAM_BYTES_ELSEWHERE)
-  programs = int(min(programs, _PROGRAM_SHARE * cap))
-  tree = min(_TREE_BYTES, cap // 32)
-  block, rays = _rays(spec, options, _RAY_SHARE * cap)
-  left = cap - programs - tree - rays - picture_bytes
-  num_rows = left // row - _UPLOAD_ROWS
-  if num_rows < 2:
-    # One slot and one reader; a share of the cap goes to programs and pages.
-    fixed = (2 + _UPLOAD_ROWS) * row + rays + picture_bytes
-    least = fixed / (1 - _PROGRAM_SHARE - 1 / 32)
+  least = _least(row, spec, options, picture_bytes)
+  if cap < least:
     raise errors.InputError(
         f'max_memory: got {cap / 1e6:.4g} MB, expected at least'
         f' {least / 1e6:.4g} MB ({least / 1e9:.3g} GB): the root alone takes'
         f' {row / 1e6:.3g} MB, reading it as much again'
     )
+  programs = _PROGRAM_BYTES.get(jax.default_backend(), _PROGRAM_BYTES_ELSEWHERE)
+  programs = int(min(programs, _PROGRAM_SHARE * cap))
+  tree = min(_TREE_BYTES, cap // _TREE_PART)
+  block, rays = _rays(spec, options, _RAY_SHARE * cap)
+  left = cap - programs - tree - rays - picture_bytes
+  num_rows = left // row - _UPLOAD_ROWS
   readers = max(1, min(num_readers, num_rows // 8))
   staged = int(min(_STAGE_SHARE * num_rows, 4 * num_readers))
-  slots = int(min(num_rows - readers - staged, header.num_nodes))
+  slots = int(max(min(num_rows - readers - staged, header.num_nodes), 1))
   return Budget(
       cap, row, slots, staged, readers, block, rays, tree, picture_bytes,
       programs,

@@ -15,7 +15,9 @@ from infnerf_jax.streaming import store_scene
 
 BASE_EXTENT = 72.0  # metres
 _BASE_LEVEL = 3  # of the smallest city's leaves
-_GRID_SIZE = 64
+# Cells a node: as wide as the picture, and a fifth of it. Small nodes make a
+# view's ring of equal detail many nodes, of as many bytes together.
+GRID_SIZES = (256, 64)
 _MARGIN = 1.125
 # name, height (m), tilt (degrees); the same for all extents.
 CAMERAS = (
@@ -48,7 +50,9 @@ def surface_points(city: layout.City, spacing: float) -> np.ndarray:
   return points[np.all(np.abs(points[:, :2]) < half, axis=-1)]
 
 
-def city_octree(doublings: int, *, spacing: float = 2.0) -> tree_lib.Octree:
+def city_octree(
+    doublings: int, *, grid_size: int = GRID_SIZES[0], spacing: float = 2.0
+) -> tree_lib.Octree:
   """Tree of the city of `BASE_EXTENT * 2**doublings`; its leaves are alike."""
   extent = BASE_EXTENT * 2**doublings
   city = layout.make_city(extent=extent)
@@ -62,7 +66,7 @@ def city_octree(doublings: int, *, spacing: float = 2.0) -> tree_lib.Octree:
       for level in range(_BASE_LEVEL + doublings + 1)
   ]
   return tree_lib.from_coords(
-      cells, center=center, side=side, grid_size=_GRID_SIZE
+      cells, center=center, side=side, grid_size=grid_size
   )
 
 
@@ -80,9 +84,11 @@ def make_scene(octree: tree_lib.Octree) -> store_scene.StoreScene:
   )
 
 
-def measure_extent(doublings: int, *, render: bool) -> dict[str, Any]:
+def measure_extent(
+    doublings: int, *, grid_size: int, render: bool
+) -> dict[str, Any]:
   """All cameras in the city of one extent."""
-  octree = city_octree(doublings)
+  octree = city_octree(doublings, grid_size=grid_size)
   scene = make_scene(octree)
   frame, row = scene.frame(), scene.store.header.group().nbytes
   tree = tree_pages.ResidentTree(octree)
@@ -132,6 +138,10 @@ def slope_per_doubling(results, name: str, key: str = 'nodes') -> list[float]:
   return slopes
 
 
-def measure(doublings=range(5), *, render: bool = True) -> list[dict[str, Any]]:
+def measure(
+    doublings=range(5), *, grid_size: int = GRID_SIZES[0], render: bool = True
+) -> list[dict[str, Any]]:
   """All extents, small to large."""
-  return [measure_extent(d, render=render) for d in doublings]
+  return [
+      measure_extent(d, grid_size=grid_size, render=render) for d in doublings
+  ]

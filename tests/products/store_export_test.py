@@ -1,0 +1,109 @@
+"""Exporting a run, loading the store, filming from it, and the commands."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import infnerf_jax
+from infnerf_jax import errors
+from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.products import film, paths, store_export
+from infnerf_jax.storage import node_store
+from tests import loaded_test
+
+run = loaded_test.run  # the fixture: a run that was never trained
+
+
+@pytest.fixture(scope='module')
+def stored(run, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('export') / 'store'
+  report = store_export.export_store(
+      infnerf_jax.load(run[0]), folder, precision='int8', max_views=1
+  )
+  return folder, report
+
+
+def test_the_report_says_sizes_and_cost(stored):
+  folder, report = stored
+  on_disk = sum(
+      p.stat().st_size for p in folder.rglob('nodes/**/*') if p.is_file()
+  )
+  assert report['bytes'] == on_disk
+  # Small nodes pay for frames and scales.
+  assert report['share_of_float32'] < 0.3
+  assert report['psnr_against_float32'] > 30
+  assert 'psnr_loss' not in report  # its photos do not exist
+
+
+def test_a_store_loads_as_its_run_does(run, stored):
+  loaded, scene = infnerf_jax.load(run[0]), infnerf_jax.load(stored[0])
+  assert scene.options == loaded.options
+  assert scene.spec == loaded.spec
+  assert scene.background == loaded.background
+  assert scene.photo_names == loaded.photo_names
+  assert scene.downscale == loaded.downscale
+  assert scene.num_nodes == loaded.octree.num_nodes
+  assert scene.store.header.provenance['num_steps'] == 40
+  assert {k: v.tolist() for k, v in scene.split.items()} == {
+      k: v.tolist() for k, v in loaded.split.items()
+  }
+  np.testing.assert_array_equal(scene.appearance(), loaded.appearance())
+  np.testing.assert_array_equal(
+      scene.cameras.cam_to_world, loaded.cameras.cam_to_world
+  )
+  first, second = (
+      paths.make_path('zoom', s, num_frames=3, width=32)
+      for s in (loaded, scene)
+  )
+  np.testing.assert_array_equal(
+      first.cameras.cam_to_world, second.cameras.cam_to_world
+  )
+  with pytest.raises(errors.InputError, match="got 'z.png', expected one of"):
+    scene.appearance('z.png')
+
+
+def test_a_film_from_a_store(run, stored, tmp_path):
+  scene = infnerf_jax.load(stored[0])
+  path = paths.make_path('zoom', scene, num_frames=3, width=32)
+  report = film.render_film(
+      scene, path, tmp_path, max_memory_gb=0.5, show_progress=False
+  )
+  assert json.loads((tmp_path / 'render.json').read_text())['num_frames'] == 3
+  assert report['num_nodes'] == 17 and report['level_bias_max'] == 0
+  assert 0 <= report['read_wait_share'] <= 1 and not report['damaged_nodes']
+  assert report['memory']['cap'] == 0.5e9
+  exact = infnerf_jax.load(run[0]).render(
+      cameras_lib.take(path.cameras, 2), outputs=('rgb',)
+  )
+  again = scene.render(cameras_lib.take(path.cameras, 2))
+  error = np.mean(np.square(exact.rgb - again.rgb))
+  assert -10 * np.log10(error) > 30
+
+
+def _command(*arguments):
+  return subprocess.run(
+      [sys.executable, '-m', 'experiments.export', *arguments],
+      capture_output=True, text=True,
+  )  # fmt: skip
+
+
+def test_verify_exits_2_where_something_is_damaged(stored, tmp_path):
+  folder = shutil.copytree(stored[0], tmp_path / 'store')
+  chunk = sorted((folder / 'nodes').rglob('*.1'))[3]
+  chunk.write_bytes(chunk.read_bytes()[:-1])
+  done = _command('--verify', f'--out={folder}')
+  assert done.returncode == 2
+  assert chunk.name in done.stdout and 'found 1 damaged' in done.stderr
+
+
+def test_other_kinds_and_precisions_are_refused(run, tmp_path):
+  loaded = infnerf_jax.load(run[0])
+  with pytest.raises(errors.InputError, match="got 'int3', expected one of"):
+    store_export.export_store(loaded, tmp_path, precision='int3')
+  assert not list(tmp_path.iterdir())
+  header = store_export.store_header(loaded, 'bfloat16')
+  assert header.group(node_store.PARAMETERS).precision == 'bfloat16'
