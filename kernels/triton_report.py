@@ -41,7 +41,7 @@ def _hash_lookup(dtype=jnp.float32, spec=specs.SMALL):
       )
       return jnp.sum(out)
 
-    return jax.grad(loss)(position)
+    return jax.value_and_grad(loss)(position)
 
   shape = (_SLOTS, spec.num_rows, spec.num_features)
   table = jax.ShapeDtypeStruct(shape, dtype)
@@ -118,9 +118,48 @@ def _traverse():
 
   module = importlib.import_module("kernels.traverse.triton_traverse")
   arrays, rule = module.example()
-  return lambda *a: traverse.traverse(
-      *a, **rule, implementation="triton"
-  ), tuple(jax.ShapeDtypeStruct(np.shape(a), a.dtype) for a in arrays)
+  *arrays, phase, footprints, children, slots, words = arrays
+  arrays += [footprints, children, slots, words, phase]
+
+  def run(*arrays):
+    return traverse.traverse(*arrays, **rule, implementation="triton")
+
+  return run, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
+
+
+def _node_field(with_gradient):
+  from kernels import node_field
+  from kernels.node_field import specs as field_specs
+
+  spec = field_specs.SMALL
+  grid = spec.grid
+  shapes = jax.tree.map(
+      lambda shape: _f32(*shape),
+      spec.weight_shapes(_SLOTS),
+      is_leaf=lambda x: isinstance(x, tuple),
+  )
+  probe = _f32(grid.num_grid_scales, _SAMPLES, grid.num_features)
+  rays = _f32(2048, spec.ray_input_dim)
+  where = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _i32(_SAMPLES))
+
+  def run(table, weights, rays, probe, *where):
+    def loss(weights, rays, probe):
+      raw, rgb = node_field.node_field(
+          {"table": table, **weights},
+          *where,
+          rays,
+          spec=spec,
+          probe=probe if with_gradient else None,
+          implementation="triton",
+      )
+      return jnp.sum(raw) + jnp.sum(rgb)
+
+    if with_gradient:
+      loss = jax.value_and_grad(loss, argnums=(0, 1, 2))
+    return loss(weights, rays, probe)
+
+  weights = {k: shapes[k] for k in ("density", "color")}
+  return run, (shapes["table"], weights, rays, probe, *where)
 
 
 def functions() -> dict[str, tuple]:
@@ -136,6 +175,8 @@ def functions() -> dict[str, tuple]:
       "composite ragged": _composite(ragged=True),
       "locate": _locate(),
       "traverse": _traverse(),
+      "node_field": _node_field(with_gradient=False),
+      "node_field training": _node_field(with_gradient=True),
   }
 
 

@@ -62,6 +62,7 @@ def claim(
     total,
     F: tl.constexpr,
     WIDTH: tl.constexpr,
+    EXACT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
   """Marks touched rows in `steps`.
@@ -80,6 +81,8 @@ def claim(
   inside = sample < num_samples
   tl.store(seen + c, tl.where(wanted, tl.maximum(old, -1), -1), mask=inside)
   f = tl.arange(0, WIDTH)[None, :]
+  if EXACT:
+    total = total.to(tl.pointer_type(tl.int64))
   zero = tl.zeros((BLOCK, WIDTH), total.dtype.element_ty)
   out = total + c.to(tl.int64)[:, None] * F + f
   tl.store(out, zero, mask=inside[:, None] & (f < F))

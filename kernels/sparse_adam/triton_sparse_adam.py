@@ -104,6 +104,7 @@ def _scale_step(state, position, slot, grad, layout, rule, exact, constants):
       *sizes,
       out=[*_like(steps), places, total],
       in_place={4: 0},
+      EXACT=exact,
       **common,
   )
   before, total = calls.triton_call(

@@ -115,7 +115,8 @@ def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   initial = {o: np.asarray(args[i]) for i, o in in_place.items()}
   for o, like in enumerate(out):
     outputs.append(Buffer(like.shape, like.dtype, initial.get(o)))
-  with _lock, _patched_once():
+  # As on a GPU, overflow and the like are silent.
+  with _lock, _patched_once(), np.errstate(all="ignore"):
     kernel[grid](*inputs, *outputs, **constexprs)
   names = kernel.arg_names
   for i, buffer in enumerate(inputs):

