@@ -53,8 +53,9 @@ def main(argv):
       octree, _MAX_DEPTH.value, out / 'octree.png', _points(config, workdir)
   )
   for row in report['by_level']:
+    word = 'node' if row['nodes'] == 1 else 'nodes'
     print(
-        f'level {row["level"]}: {row["nodes"]} nodes of {row["node_side"]:.4g}'
+        f'level {row["level"]}: {row["nodes"]} {word} of {row["node_side"]:.4g}'
         f' m, gsd {row["node_gsd"]:.4g} m, {row["bytes"] / 1e6:.1f} MB'
     )
   print(f'wrote {out}/octree.json, {out}/octree.png')

@@ -41,9 +41,9 @@ def _views(scene) -> dict[str, cameras.Cameras]:
       cam_to_world=cameras.look_at(center + np.array(offset), center),
   )
   return {
-      'oblique': at((-70.0, -70.0, 70.0)),
-      'nadir': at((0.0, 0.0, 90.0)),
-      'far': at((0.0, 0.0, 700.0)),
+      'oblique': at((-45.0, -45.0, 45.0)),
+      'nadir': at((0.0, 0.0, 75.0)),
+      'far': at((0.0, 0.0, 300.0)),
   }
 
 

@@ -48,7 +48,7 @@ def _run(command, cwd=_ROOT):
       cwd=cwd,
       env={**os.environ, 'PYTHONPATH': path},
       check=False,
-      timeout=120,
+      timeout=600,
   )
 
 

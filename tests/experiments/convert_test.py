@@ -18,7 +18,7 @@ def _run(*flags):
       env={**os.environ, 'PYTHONPATH': str(_ROOT)},
       capture_output=True,
       text=True,
-      timeout=120,
+      timeout=600,
   )
 
 
