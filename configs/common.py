@@ -50,6 +50,10 @@ def base() -> ml_collections.ConfigDict:
   config.max_nodes = 4096
   config.num_slots = 0  # capacity of the node pool; 0: the nodes of the tree
 
+  # When level i + 1 joins, the last: all deeper ones; below 1: of num_steps.
+  config.octree_growth_schedule = ()  # the paper's description: 1000, 5000, ...
+  config.growth_rehearsal = 0.05  # of num_steps: warm start before joining
+
   config.field = field = ml_collections.ConfigDict()
   field.num_grid_scales = 8  # paper: 16
   field.log2_table_size = 14  # paper: 19; small tables stay in the cache

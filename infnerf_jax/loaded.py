@@ -22,7 +22,7 @@ from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.streaming import store_scene
-from infnerf_jax.training import settings, setup
+from infnerf_jax.training import growth, settings, setup
 from infnerf_jax.training import workdir as workdir_lib
 
 
@@ -315,9 +315,16 @@ def load(
   _check_parameters(params, spec, folder)
   num_slots = params['nodes']['table'].shape[0]
   slots = node_pool.identity_slots(octree.num_nodes, num_slots)
+  # Levels that had not joined yet know nothing: ancestors stand in for them.
+  tree = growth.active_tree(
+      scene_model.tree_arrays(octree, slots),
+      jnp.asarray(octree.level, jnp.int32),
+      num_steps,
+      growth.steps_of_schedule(config.octree_growth_schedule, config.num_steps),
+  )
   aabb = scene_model.sample_aabb_in_root_units(octree, sample_aabb)
   model = scene_model.SceneModel(
-      tree=scene_model.tree_arrays(octree, slots),
+      tree=tree,
       nodes=jax.tree.map(jnp.asarray, params['nodes']),
       appearance=jnp.asarray(params['appearance']),
       sample_aabb=jnp.asarray(aabb),

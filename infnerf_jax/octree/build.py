@@ -15,6 +15,7 @@ _OCTANTS = np.array([[o >> 2 & 1, o >> 1 & 1, o & 1] for o in range(8)])
 # Strays of structure from motion lie outside these percentiles.
 _ROOT_PERCENTILES = (0.5, 99.5)
 _ROOT_MARGIN = 1.05
+_DEEPEST_UNCUT = 10
 _SAMPLE_PERCENTILES = (0.01, 99.99)
 # Share of points that an automatic grid size refines to the target depth.
 _AUTO_PERCENTILE = 35.0
@@ -80,7 +81,20 @@ def _root_cube(points, options):
         'sparse points: all lie at one place, expected points of a scene with'
         ' an extent'
     )
-  return center, side
+  return _uncut(center, box[1] - box[0], side), side
+
+
+def _uncut(center, extent, side):
+  """Moves the root so that no thin axis of a capture is cut early.
+
+  A landscape in the middle of its root would be split into an upper and a
+  lower half at every level: twice the nodes, and surfaces that cross from one
+  node into the other. Along an axis where the points fill less than half of
+  the root they are put into the middle of the smallest cell that holds them.
+  """
+  thin = np.maximum(extent * _ROOT_MARGIN, side / 2.0**_DEEPEST_UNCUT)
+  level = np.floor(np.log2(side / thin))
+  return center - np.where(level >= 1, side / 2.0 ** (level + 1), 0.0)
 
 
 def _sample_aabb(points, box_margin):

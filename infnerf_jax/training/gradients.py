@@ -24,12 +24,14 @@ class Surroundings(NamedTuple):
 
   Attributes:
     tree: node arrays.
+    node_level: [N] int32.
     cameras: camera table of all photos.
     inner: [M] int32 nodes with children.
     sample_aabb: [2, 3] root units.
   """
 
   tree: scene_model.TreeArrays
+  node_level: jax.Array
   cameras: cameras_lib.DeviceCameras
   inner: jax.Array
   sample_aabb: jax.Array

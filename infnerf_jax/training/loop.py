@@ -14,7 +14,7 @@ from infnerf_jax import progress as progress_lib
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.scene import camera_io, ray_batches
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import gradients, losses, metrics_log, setup
+from infnerf_jax.training import gradients, growth, losses, metrics_log, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 from infnerf_jax.training import workdir as workdir_lib
@@ -137,6 +137,7 @@ def _row(step, metrics, seconds, num_rays, wait_share, rate_steps):
       'psnr': float(losses.psnr_of_mse(mse)) if mse > 0 else math.inf,
       'distortion': float(metrics.distortion),
       'depth': float(metrics.depth),
+      'rehearsal': float(metrics.rehearsal),
       'consistency': float(metrics.consistency),
       'transparency': float(metrics.transparency),
       'rays_per_second': num_rays * rate_steps / max(seconds, 1e-9),
@@ -170,7 +171,7 @@ def train(config, workdir, *, hooks: Hooks = Hooks()) -> Trained:
     with manager:
       state = _restore(manager, initial_state(config, run))
       state = _run_steps(config, workdir, run, manager, state, hooks)
-    return Trained(run, state)
+    return Trained(_as_grown(run, int(state.step)), state)
 
 
 def _run_steps(config, workdir, run, manager, state, hooks):
@@ -258,9 +259,24 @@ def _maybe_save(config, manager, state, done, last):
   manager.save(done, state)
 
 
+def _as_grown(run, step):
+  """The run with the levels that take part; the others know nothing yet."""
+  surroundings = run.surroundings
+  tree = growth.active_tree(
+      surroundings.tree,
+      surroundings.node_level,
+      step,
+      run.step_options.growth_steps,
+  )
+  return run._replace(surroundings=surroundings._replace(tree=tree))
+
+
 def _maybe_hook(config, hooks, run, state, done, last, log, workdir):
   """Validation and previews at their steps."""
   del last
+  if not (hooks.validate or hooks.preview):
+    return
+  run = _as_grown(run, done)
   if hooks.validate and config.eval_every and done % config.eval_every == 0:
     scores = hooks.validate(run, state)
     log.write({'step': done, **scores})

@@ -29,20 +29,24 @@ class FeatureGradient(NamedTuple):
   gradient: jax.Array
 
 
-def learning_rate(step, *, initial, final, decay_steps, warmup_steps=0):
+def learning_rate(
+    step, *, initial, final, decay_steps, decay_start=0, warmup_steps=0
+):
   """Exponential decay from `initial` to `final`, after a linear warm-up.
 
   Args:
     step: [] int32.
     initial: rate at step 0.
     final: rate from `decay_steps` on.
-    decay_steps: length of the decay.
+    decay_steps: step at which the decay ends.
+    decay_start: step at which it begins.
     warmup_steps: steps over which the rate rises from a tenth.
 
   Returns:
     [] float32.
   """
-  share = jnp.clip(step / max(decay_steps, 1), 0.0, 1.0)
+  length = max(decay_steps - decay_start, 1)
+  share = jnp.clip((step - decay_start) / length, 0.0, 1.0)
   rate = initial * (final / initial) ** share
   if warmup_steps:
     rate *= 0.1 + 0.9 * jnp.clip(step / warmup_steps, 0.0, 1.0)

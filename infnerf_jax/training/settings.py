@@ -10,6 +10,7 @@ from infnerf_jax.models import node_field, scene_model
 from infnerf_jax.octree import build, levels
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_rays
+from infnerf_jax.training import growth
 from infnerf_jax.training import step_options as options_lib
 
 
@@ -175,5 +176,9 @@ def step_options(config) -> options_lib.StepOptions:
       adam_b1=optimizer.adam_b1,
       adam_b2=optimizer.adam_b2,
       anneal_steps=config.sampling.anneal_steps,
+      growth_steps=growth.steps_of_schedule(
+          config.octree_growth_schedule, config.num_steps
+      ),
+      growth_rehearsal=round(config.growth_rehearsal * config.num_steps),
       refine_poses=config.refine_poses,
   )

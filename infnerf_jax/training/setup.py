@@ -125,6 +125,7 @@ def make_surroundings(plan: Plan) -> gradients.Surroundings:
   slots = node_pool.identity_slots(octree.num_nodes, plan.num_slots)
   return gradients.Surroundings(
       tree=scene_model.tree_arrays(octree, slots),
+      node_level=jnp.asarray(octree.level, jnp.int32),
       cameras=scene_model.device_cameras(plan.scene.cameras, octree),
       inner=jnp.asarray(priors.inner_nodes(octree)),
       sample_aabb=jnp.asarray(

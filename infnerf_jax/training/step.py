@@ -9,7 +9,7 @@ import optax
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.render import render_rays
-from infnerf_jax.training import gradients, optimizer
+from infnerf_jax.training import gradients, growth, optimizer
 from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step_options as options_lib
@@ -24,6 +24,7 @@ class StepMetrics(NamedTuple):
     mse: photometric, over valid rays.
     distortion: unweighted.
     depth: unweighted.
+    rehearsal: of nodes that join soon.
     consistency: unweighted.
     transparency: unweighted.
     finite: {part: bool} of 'loss', 'mlp', 'dense', 'features'; one
@@ -35,6 +36,7 @@ class StepMetrics(NamedTuple):
   mse: jax.Array
   distortion: jax.Array
   depth: jax.Array
+  rehearsal: jax.Array
   consistency: jax.Array
   transparency: jax.Array
   finite: dict[str, jax.Array]
@@ -57,6 +59,8 @@ def _learning_rate(step, options):
       step,
       initial=options.lr_initial,
       final=options.lr_final,
+      # Nodes that join must still be able to learn: the decay waits for them.
+      decay_start=options.growth_steps[-1] if options.growth_steps else 0,
       decay_steps=options.lr_decay_steps,
       warmup_steps=options.lr_warmup_steps,
   )
@@ -74,6 +78,14 @@ def _schedule(step, options) -> gradients.Schedule:
   # Two decades of narrowing; footprints bound it from below.
   width = options.depth_width_initial * 0.01**share
   return gradients.Schedule(background, width)
+
+
+def _active(surroundings, step, options):
+  """Surroundings of the levels that take part in a step."""
+  tree = growth.active_tree(
+      surroundings.tree, surroundings.node_level, step, options.growth_steps
+  )
+  return surroundings._replace(tree=tree)
 
 
 def _place(key, state, batch, surroundings, spec, render_options, options):
@@ -145,7 +157,10 @@ def train_step(
     (state, StepMetrics).
   """
   nodes = state.params['nodes']
-  sample_key, prior_key = jax.random.split(jax.random.fold_in(key, state.step))
+  keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
+  sample_key, prior_key, rehearsal_key = keys
+  everything = surroundings
+  surroundings = _active(everything, state.step, options)
   rays, samples = _place(
       sample_key, state, batch, surroundings, spec, render_options, options
   )
@@ -172,6 +187,24 @@ def train_step(
   prior = gradients.prior_gradients(
       prior_key, nodes, spec, surroundings, options
   )
+  rehearsal = jnp.float32(0)
+  if options.growth_steps and options.growth_rehearsal:
+    soon = _active(everything, state.step + options.growth_rehearsal, options)
+    appearance = state.params['appearance'][rays.camera_idx[:, 0]]
+    learned = growth.rehearse(
+        rehearsal_key,
+        nodes,
+        spec,
+        surroundings.tree,
+        soon.tree,
+        rays,
+        samples,
+        appearance,
+        render_options.level_policy,
+    )
+    features.append(learned.features)
+    mlp = jax.tree.map(jnp.add, mlp, learned.mlp)
+    rehearsal = learned.loss
   if prior is not None:
     features.append(prior.features)
     density = jax.tree.map(jnp.add, mlp['density'], prior.density)
@@ -181,6 +214,7 @@ def train_step(
       options.lambda_rgb * terms.mse
       + options.lambda_distortion * terms.distortion
       + options.lambda_depth * terms.depth
+      + rehearsal
       + options.lambda_regularization * consistent
       + options.lambda_transparency * empty
   )
@@ -192,7 +226,9 @@ def train_step(
   }
   state = _apply(state, features, mlp, grads['dense'], finite, spec, options)
   counts = _samples_by_level(samples, spec.max_level)
-  return state, StepMetrics(loss, *terms, consistent, empty, finite, counts)
+  return state, StepMetrics(
+      loss, *terms, rehearsal, consistent, empty, finite, counts
+  )
 
 
 def _apply(state, features, mlp, dense_gradient, finite, spec, options):

@@ -36,6 +36,8 @@ class StepOptions:
     adam_b1: Adam's first decay.
     adam_b2: Adam's second decay.
     anneal_steps: steps over which proposal weights reach their power.
+    growth_steps: steps at which levels of the octree join.
+    growth_rehearsal: steps for which nodes rehearse before they join.
     refine_poses: whether the photos' poses are learned too.
   """
 
@@ -64,4 +66,6 @@ class StepOptions:
   adam_b1: float = 0.9
   adam_b2: float = 0.99
   anneal_steps: int = 0
+  growth_steps: tuple[int, ...] = ()
+  growth_rehearsal: int = 0
   refine_poses: bool = False
