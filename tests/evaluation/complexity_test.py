@@ -1,6 +1,5 @@
 """The made-up store is a real one; the suite's figures are counted rightly."""
 
-import dataclasses
 
 import numpy as np
 import pytest
@@ -97,4 +96,4 @@ def test_headers_are_those_of_the_tree():
   scene = extents.make_scene(octree)
   assert scene.num_nodes == octree.num_nodes
   np.testing.assert_allclose(scene.octree.root_min, octree.root_min)
-  assert dataclasses.asdict(scene.spec.field)['grid']['finest_resolution'] == 256
+  assert scene.spec.field.grid.finest_resolution == 256

@@ -9,7 +9,9 @@ def test_a_jump_is_found_and_motion_is_not():
   rng = np.random.default_rng(0)
   truth = rng.uniform(size=(6, 4, 5, 3))
   still = truth + 0.1
-  np.testing.assert_allclose(popping.unexplained_changes(still, truth), 0)
+  np.testing.assert_allclose(
+      popping.unexplained_changes(still, truth), 0, atol=1e-12
+  )
   jump = still.copy()
   jump[3:] += 0.25
   steps = popping.unexplained_changes(jump, truth)

@@ -82,20 +82,26 @@ def test_blended_samples_mix_both_nodes():
   )
 
 
-def test_nothing_jumps_as_a_camera_comes_closer():
-  """The largest change over tiny steps: less by far with blending."""
+def test_nothing_jumps_as_footprints_grow():
+  """The same rays with cones that widen by tiny steps: levels alone change."""
   model, spec, octree = tiny_model.make_model()
+  rays = _rays(octree, 3.0)
 
   def largest_step(policy):
     options = render_rays.RenderOptions(num_samples=(24,), level_policy=policy)
-    run = jax.jit(
-        lambda rays: render_rays.render_rays(
-            model, spec, rays, jnp.zeros((48, 4)), options
-        ).rgb
-    )
-    distances = np.linspace(3.0, 4.5, 40)
-    frames = np.stack([run(_rays(octree, d)) for d in distances])
+
+    @jax.jit
+    def run(octaves):
+      wider = rays._replace(cone_slope=rays.cone_slope * 2.0**octaves)
+      appearance = jnp.zeros((48, 4))
+      return render_rays.render_rays(
+          model, spec, wider, appearance, options
+      ).rgb
+
+    frames = np.stack([run(octaves) for octaves in np.linspace(0, 1.5, 60)])
     return np.abs(np.diff(frames, axis=0)).max()
 
   jumps = largest_step(levels.determine_lod_level)
-  assert largest_step(levels.BlendedPolicy(0.5)) < 0.5 * jumps
+  assert jumps > 0.01
+  # A step is a twentieth of the blend.
+  assert largest_step(levels.BlendedPolicy(0.5)) < 0.2 * jumps

@@ -145,9 +145,10 @@ def _break(folder, key, how):
 def test_a_damaged_node_is_shown_by_its_parent(tmp_path, how):
   model, spec, octree = tiny_store.make_store(tmp_path)
   keys = tree_lib.node_key(octree.level, octree.coord)
-  row = int(np.flatnonzero(octree.level == 2)[3])
-  _break(tmp_path, int(keys[row]), how)
   scene, camera = _open(tmp_path), _camera(1.0)
+  touched = _whole((None, model, spec, octree), camera).statistics.touched_slots
+  row = int(np.flatnonzero(touched & (octree.level == 2))[0])
+  _break(tmp_path, int(keys[row]), how)
   found = _render(scene, camera)
   assert list(scene.frame_report['damaged']) == [f'{keys[row]:x}']
   # The same picture as of a tree without that node.

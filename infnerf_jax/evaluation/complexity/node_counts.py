@@ -90,3 +90,45 @@ def _render(scene) -> dict[str, Any]:
 def measure(sizes=SIZES, *, render: bool = True) -> list[dict[str, Any]]:
   """All sizes, small to large."""
   return [measure_size(size, render=render) for size in sizes]
+
+
+def measure_zoom(
+    num_nodes: float = SIZES[-1], *, num_frames: int = 24, ahead: bool = True
+) -> dict[str, Any]:
+  """A zoom from 10 km to 2 m: how long the pictures waited for nodes.
+
+  Args:
+    num_nodes: of the tree.
+    num_frames: views.
+    ahead: whether the next view's nodes are read while one is computed.
+
+  Returns:
+    {'wait_share', 'first_frame_s', 'rows_read', 'level_bias_max'}; the wait is
+    a share of reading and rendering, without the first view, which compiles.
+  """
+  store = node_store.NodeStore(make_values(num_nodes))
+  scene = store_scene.StoreScene(store, options=OPTIONS)
+  heights = 1e4 * (2.0 / 1e4) ** np.linspace(0, 1, num_frames)
+  cameras = [
+      views.camera_above([1.0, 1.0, 0.0], height, tilt=30.0)
+      for height in heights
+  ]
+  reports, start, first = [], time.perf_counter(), None
+  for camera, following in zip(cameras, cameras[1:] + [None]):
+    if ahead and following is not None:
+      scene.prefetch(following, pixel_size=2.0)
+    scene.render(
+        camera, appearance=np.zeros(0), pixel_size=2.0, ray_block=2048,
+        outputs=('rgb',),
+    )  # fmt: skip
+    first = first or time.perf_counter() - start
+    reports.append(scene.frame_report)
+  scene.close()
+  waited = sum(r['read_seconds'] for r in reports[1:])
+  rendered = sum(r['render_seconds'] for r in reports[1:])
+  return {
+      'wait_share': waited / (waited + rendered),
+      'first_frame_s': first,
+      'rows_read': sum(r['rows_read'] for r in reports),
+      'level_bias_max': max(r['level_bias'] for r in reports),
+  }

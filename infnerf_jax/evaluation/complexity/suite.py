@@ -12,6 +12,8 @@ from infnerf_jax.evaluation.complexity import captures, extents, node_counts
 _SLOPE_TARGET = 1.5
 # Largest over smallest tree: flat, or logarithmic in a hundredfold n.
 _FLAT_TARGET = 1.5
+# Of the time of a zoom, waiting for nodes.
+_WAIT_TARGET = 0.25
 _NEAR_SHARE, _NEAR_TARGET = 0.05, 0.10
 
 
@@ -96,6 +98,27 @@ def _capture_rows(results, missing) -> list[harness.Row]:
   return rows
 
 
+def _zooms() -> dict[str, Any]:
+  """The zoom with and without reading ahead."""
+  return {
+      name: node_counts.measure_zoom(ahead=name == 'ahead')
+      for name in ('ahead', 'not ahead')
+  }
+
+
+def _zoom_rows(zooms) -> list[harness.Row]:
+  if zooms is None:
+    return []
+  wait, plain = (zooms[n]['wait_share'] for n in ('ahead', 'not ahead'))
+  return [
+      harness.make_row(
+          'complexity/zoom from 10 km to 2 m/share of the time that waits',
+          wait, 'share', reference=plain, ratio=wait, target=_WAIT_TARGET,
+          rule='<=', note='reference: without reading ahead', detail=zooms,
+      )
+  ]  # fmt: skip
+
+
 def measure(*, tiny: bool = False) -> dict[str, Any]:
   """All three parts.
 
@@ -113,6 +136,7 @@ def measure(*, tiny: bool = False) -> dict[str, Any]:
       'node_counts': node_counts.measure(
           (1e3, 1e4) if tiny else node_counts.SIZES, render=not tiny
       ),
+      'zoom': None if tiny else _zooms(),
       'captures': found,
       'captures_missing': missing,
   }
@@ -124,6 +148,7 @@ def rows(series: dict[str, Any]) -> list[harness.Row]:
       _extent_rows(series['city'], extents.GRID_SIZES[0])
       + _extent_rows(series['city_small_nodes'], extents.GRID_SIZES[1])
       + _count_rows(series['node_counts'])
+      + _zoom_rows(series['zoom'])
       + _capture_rows(series['captures'], series['captures_missing'])
   )
 
