@@ -13,12 +13,12 @@ from configs import common
 
 def get_config(arg=None):
   """Config; `arg` may set `quicktest` or `steps`."""
-  values = common.parse_arg(arg, quicktest=False, steps=2600)
+  values = common.parse_arg(arg, quicktest=False, steps=7500)
   config = common.base()
   config.num_steps = values.steps
-  # One altitude sees two levels; few nodes with large tables learn fastest.
-  config.target_depth = 1
-  config.field.log2_table_size = 17
+  config.target_depth = 2
+  config.field.log2_table_size = 16
+  config.octree_growth_schedule = (0.1, 0.25)
   if values.quicktest:
     config.num_steps = 40
     config.batch_size = 256

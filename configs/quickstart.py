@@ -24,16 +24,15 @@ def get_config(arg=None):
   city.num_photos = values.photos
   city.width, city.height = 256, 192  # pixels
   city.exposure_variation = 0.0
-  config.num_steps = 2400
+  config.num_steps = 7000
+  config.octree_growth_schedule = (0.1, 0.2, 0.3)
   config.target_depth = 2
   config.field.log2_table_size = 15
-  config.field.appearance_dim = 8
   config.sampling.box_margin = 1.5  # oblique photos see fields far outside
   if values.demo:
     city.num_photos = 40
     city.width, city.height = 128, 96
-    config.num_steps = config.checkpoint_every = 250
-    config.batch_size = 2048
+    config.num_steps = config.checkpoint_every = 500
     config.preview_every = 0
     config.field.log2_table_size = 13
   if values.quicktest:

@@ -106,7 +106,7 @@ def _sample_aabb(points, box_margin):
   return np.stack([box[0] - margin, box[1] + margin])
 
 
-def _grid_size(side, footprint, options):
+def _grid_size(side, footprint, sightings, options):
   """Cells along a node's side at its finest grid scale."""
   if options.max_gsd:
     grid_size = round(side / (2 * options.max_gsd))
@@ -125,7 +125,20 @@ def _grid_size(side, footprint, options):
   typical = np.percentile(footprint[np.isfinite(footprint)], _AUTO_PERCENTILE)
   finest = side / (2 * typical)
   depth = min(options.target_depth, options.max_depth)
-  return int(np.clip(np.ceil(finest / 2.0**depth / 16) * 16, 32, 2048))
+  cells = finest / 2.0**depth
+  middle = sightings[1]
+  if _one_altitude(sightings):
+    # All photos show the same detail: put it into the middle of an octave, so
+    # that a ray does not change nodes with every jitter of its footprint.
+    octave = np.log2(side / (2 * middle) / cells)
+    cells *= 2.0 ** (octave - np.floor(octave) - 0.5)
+  return int(np.clip(np.ceil(cells / 16) * 16, 32, 2048))
+
+
+def _one_altitude(sightings):
+  """Whether (nearly) all sightings of points are within an octave."""
+  near, _, far = sightings
+  return bool(np.isfinite(near) and far < 2 * near)
 
 
 def _max_level(side, grid_size, options):
@@ -228,8 +241,13 @@ def build_octree(
   points = scene.points.positions[kept]
   footprint = seen.footprint[kept]
   center, side = _root_cube(points, options)
-  grid_size = _grid_size(side, footprint, options)
+  grid_size = _grid_size(side, footprint, seen.sightings, options)
   max_level = _max_level(side, grid_size, options)
+  automatic = not (options.grid_size or options.max_gsd)
+  automatic = automatic and options.use_pruning
+  if automatic and _one_altitude(seen.sightings):
+    # The nearest few sightings would open a level that hardly any ray sees.
+    max_level = min(max_level, options.target_depth)
   if options.use_pruning:
     cells = existing_cells(
         points,
@@ -255,6 +273,7 @@ def build_octree(
       'points_kept': int(kept.sum()),
       'visibility': 'frustum' if seen.from_frustum else 'tracks',
       'footprint_median': float(np.median(footprint)),
+      'one_altitude': _one_altitude(seen.sightings),
       'nodes_by_level': np.bincount(octree.level).tolist(),
       'grid_size': int(grid_size),
       'root_side': float(side),

@@ -19,11 +19,13 @@ class PointFootprints(NamedTuple):
       point; inf where none does.
     num_cameras: [P] int32, cameras that see the point.
     from_frustum: whether frustums stood in for missing visibility.
+    sightings: [3] 5th, 50th and 95th percentile over all sightings, metres.
   """
 
   footprint: np.ndarray
   num_cameras: np.ndarray
   from_frustum: bool
+  sightings: np.ndarray
 
 
 def _slopes(cameras: cameras_lib.Cameras, pix) -> np.ndarray:
@@ -55,6 +57,13 @@ def _observed_footprint(cameras, limits, photo_idx, points, pixel_size):
   slope = _slopes(seen_by, pix) * pixel_size
   orthographic = np.asarray(seen_by.projection) == cameras_lib.ORTHOGRAPHIC
   return np.where(orthographic, slope, slope * distance), inside
+
+
+def _spread(footprint):
+  """[3] percentiles 5, 50 and 95; not numbers where there is nothing."""
+  if not len(footprint):
+    return np.full(3, np.nan)
+  return np.percentile(footprint, (5, 50, 95))
 
 
 def point_footprints(
@@ -91,7 +100,8 @@ def point_footprints(
     )
     np.minimum.at(smallest, point_idx, footprint)
     count = np.diff(scene.visibility.offsets).astype(np.int32)
-    return PointFootprints(smallest, count, False)
+    return PointFootprints(smallest, count, False, _spread(footprint))
+  spreads = []
   for camera in range(num_cameras):
     idx = np.full(num_points, camera)
     footprint, inside = _observed_footprint(
@@ -99,4 +109,9 @@ def point_footprints(
     )
     smallest = np.where(inside, np.minimum(smallest, footprint), smallest)
     count += inside
-  return PointFootprints(smallest, count, True)
+    spreads.append(_spread(footprint[inside]))
+  # Exact percentiles of all sightings would need all of them at once.
+  spread = np.nanmedian(np.array(spreads), axis=0) if count.any() else None
+  return PointFootprints(
+      smallest, count, True, _spread([]) if spread is None else spread
+  )
