@@ -13,7 +13,6 @@ from typing import Iterator
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from kernels.hash_lookup import specs
 from kernels.triton_support import calls, compiling
@@ -127,39 +126,38 @@ def _traverse():
   return run, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
 
 
-def _node_field(with_gradient):
+def _node_field(grid=specs.SMALL):
   from kernels import node_field
-  from kernels.node_field import specs as field_specs
 
-  spec = field_specs.SMALL
-  grid = spec.grid
-  shapes = jax.tree.map(
-      lambda shape: _f32(*shape),
-      spec.weight_shapes(_SLOTS),
-      is_leaf=lambda x: isinstance(x, tuple),
-  )
-  probe = _f32(grid.num_grid_scales, _SAMPLES, grid.num_features)
-  rays = _f32(2048, spec.ray_input_dim)
-  where = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _i32(_SAMPLES))
+  spec = node_field.FieldSpec(grid)
 
-  def run(table, weights, rays, probe, *where):
-    def loss(weights, rays, probe):
-      raw, rgb = node_field.node_field(
+  def run(table, density, color, *rest):
+    def evaluate(weights, rays, probe):
+      return node_field.node_field(
           {"table": table, **weights},
-          *where,
+          *rest[:3],
           rays,
           spec=spec,
-          probe=probe if with_gradient else None,
+          probe=probe,
           implementation="triton",
       )
-      return jnp.sum(raw) + jnp.sum(rgb)
 
-    if with_gradient:
-      loss = jax.value_and_grad(loss, argnums=(0, 1, 2))
-    return loss(weights, rays, probe)
+    weights = {"density": density, "color": color}
+    probe = jnp.zeros(
+        (grid.num_grid_scales, _SAMPLES, grid.num_features), jnp.float32
+    )
+    total = lambda *a: sum(jnp.sum(o) for o in evaluate(*a))
+    grads = jax.grad(total, argnums=(0, 1, 2))(weights, rest[3], probe)
+    return evaluate(weights, rest[3], None), grads
 
-  weights = {k: shapes[k] for k in ("density", "color")}
-  return run, (shapes["table"], weights, rays, probe, *where)
+  shapes = spec.weight_shapes(_SLOTS)
+  groups = [
+      {name: _f32(*shape) for name, shape in shapes[group].items()}
+      for group in ("density", "color")
+  ]
+  samples = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _i32(_SAMPLES))
+  rays = _f32(2048, spec.ray_input_dim)
+  return run, (_f32(*shapes["table"]), *groups, *samples, rays)
 
 
 def functions() -> dict[str, tuple]:
@@ -175,8 +173,8 @@ def functions() -> dict[str, tuple]:
       "composite ragged": _composite(ragged=True),
       "locate": _locate(),
       "traverse": _traverse(),
-      "node_field": _node_field(with_gradient=False),
-      "node_field training": _node_field(with_gradient=True),
+      "node_field": _node_field(),
+      "node_field 16 scales": _node_field(specs.PAPER),
   }
 
 

@@ -80,15 +80,15 @@ class OpSuite:
     grads = [self.sample_axes[i] for i in self.grad_arguments]
     return (*self.out_axes, *grads)
 
-  def case(self, size, seed=0, shared=()):
+  def case(self, size, seed=0, own=None):
     """The first samples: (seeds, *arguments), and what the reference gives.
 
-    Where `shared` is given, the arguments without samples are its.
+    Where `own` is given, the arguments for which it is False are seed 0's.
     """
     full = self.arguments(self.sizes[-1], seed)
-    if shared:
-      pairs = zip(shared, full, self.sample_axes)
-      full = tuple(s if axis is None else own for s, own, axis in pairs)
+    if own is not None:
+      shared = self.arguments(self.sizes[-1], 0)
+      full = [a if mine else b for a, b, mine in zip(full, shared, own)]
     shapes = jax.eval_shape(functools.partial(self.run, "reference"), *full)
     rng = np.random.default_rng(9)
     seeds = [rng.normal(size=s.shape).astype(np.float32) for s in shapes]
@@ -130,9 +130,8 @@ class OpSuite:
     ]
     if with_nodes and not self.node_arguments:
       pytest.skip("no argument is stacked over nodes")
-    shared = () if with_nodes else self.arguments(self.sizes[-1], 0)
     size = self.sizes[2] // 2
-    cases = [self.case(size, seed, shared) for seed in (0, 1, 2)]
+    cases = [self.case(size, seed, batched) for seed in (0, 1, 2)]
     (seeds, *_), _ = cases[0]
     columns = zip(*(arguments[1:] for arguments, _ in cases))
     stacked = [jnp.stack(c) if b else c[0] for c, b in zip(columns, batched)]
