@@ -12,11 +12,11 @@ from infnerf_jax.storage import node_store
 
 # What compiled programs and the compiler take on a CPU, measured: resident
 # memory after the first picture less that before, less what was asked for.
-_PROGRAM_BYTES = {'cpu': 192e6}
+_PROGRAM_BYTES = {'cpu': 256e6}
 _PROGRAM_BYTES_ELSEWHERE = 64e6
 # A cap too small for that is still a cap on everything else.
-_PROGRAM_SHARE = 0.4
-_RAY_SHARE = 0.12
+_PROGRAM_SHARE = 0.5
+_RAY_SHARE = 0.08
 _STAGE_SHARE = 0.12
 _MIN_BLOCK, _MAX_BLOCK = 64, 8192
 _TREE_BYTES = 8 << 20
