@@ -2,12 +2,15 @@
 
 python -m experiments.bench --suite=train --out=FILE.json
 
-Suites: train (about 5 minutes on two cores), render (2), kernels (2), all.
+Suites: train (about 5 minutes on two cores), render (2), kernels (2),
+complexity (3; draws FILE.png beside), pictures (2; of --workdir), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no compiler) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a
 machine that does nothing else.
 """
+
+import dataclasses
 
 from absl import flags
 
@@ -21,6 +24,9 @@ _OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
 _TINY = flags.DEFINE_bool(
     'tiny', False, 'Tiny shapes: shows that it runs, measures nothing.'
 )
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Trained run that the suite pictures renders.'
+)
 
 
 def main(argv) -> None:
@@ -28,7 +34,12 @@ def main(argv) -> None:
   del argv
   if not _OUT.value:
     raise errors.InputError('--out: got nothing, expected a JSON file')
-  context = suites.tiny_context() if _TINY.value else None
+  context = suites.tiny_context() if _TINY.value else suites.default_context()
+  if _WORKDIR.value:
+    import infnerf_jax
+
+    scene = infnerf_jax.load(_WORKDIR.value)
+    context = dataclasses.replace(context, scene=scene)
   result = suites.run(_SUITE.value, context)
   suites.write(result, _OUT.value)
   print(suites.table(result))

@@ -3,10 +3,17 @@
 import dataclasses
 import json
 import pathlib
-from typing import Callable
+from typing import Any, Callable
 
 from infnerf_jax import errors
-from infnerf_jax.evaluation.bench import breakdown, contests, harness, shapes
+from infnerf_jax.evaluation.bench import (
+    breakdown,
+    contests,
+    harness,
+    pictures,
+    shapes,
+)
+from infnerf_jax.evaluation.complexity import suite as complexity
 
 # Ratios by CPU time, one thread, that training and inference must reach.
 _TRAIN_TARGETS = {'small': 5.0, 'paper': 10.0}
@@ -33,11 +40,15 @@ class Context:
     shapes: by name: those of the promise, or tiny ones in a test.
     efforts: how long each is measured.
     parts: of a step that the suite `kernels` measures.
+    tiny: shapes that measure nothing.
+    scene: LoadedScene that the suite `pictures` renders.
   """
 
   shapes: dict[str, shapes.StepShape]
   efforts: dict[str, contests.Effort]
   parts: tuple[str, ...] = breakdown.PARTS
+  tiny: bool = False
+  scene: Any = None
 
 
 def default_context() -> Context:
@@ -59,6 +70,7 @@ def tiny_context() -> Context:
       shapes={'small': shapes.SHAPES['tiny']},
       efforts={'small': effort},
       parts=('hash_forward', 'mlp_adam'),
+      tiny=True,
   )
 
 
@@ -181,10 +193,33 @@ def run_kernels(context: Context) -> list[harness.Row]:
   return rows
 
 
+def run_complexity(context: Context) -> list[harness.Row]:
+  """What a view costs as scenes grow; the last row holds the series."""
+  series = complexity.measure(tiny=context.tiny)
+  return complexity.rows(series) + [
+      harness.make_row(
+          SERIES, len(series['node_counts']), 'sizes', detail=series,
+          note='what the plot shows',
+      )
+  ]  # fmt: skip
+
+
+def run_pictures(context: Context) -> list[harness.Row]:
+  """A run's pictures: the fast renderer, and popping by blending."""
+  if context.scene is None:
+    return [
+        harness.missing_row('pictures', 'ms', 'no --workdir of a trained run')
+    ]
+  return pictures.rows(context.scene)
+
+
+SERIES = 'complexity/series'
 SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'train': run_train,
     'render': run_render,
     'kernels': run_kernels,
+    'complexity': run_complexity,
+    'pictures': run_pictures,
 }
 
 
@@ -216,10 +251,13 @@ def run(suite: str, context: Context | None = None) -> dict:
 
 
 def write(result: dict, path) -> None:
-  """Writes a result as JSON."""
+  """Writes a result as JSON, and a PNG beside it where there is a plot."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(result, indent=1) + '\n')
+  for row in result['rows']:
+    if row['name'] == SERIES:
+      complexity.plot(row['detail'], path.with_suffix('.png'))
 
 
 def table(result: dict) -> str:
