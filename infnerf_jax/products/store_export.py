@@ -28,6 +28,32 @@ def _focus(octree: tree_lib.Octree) -> tuple[int, int, int, int]:
   return int(octree.level[node_id]), *map(int, octree.coord[node_id])
 
 
+def active_part(loaded) -> tuple[tree_lib.Octree, np.ndarray]:
+  """The nodes of a run that have parameters of their own.
+
+  Levels that have not joined yet in a growing run know nothing: a store
+  without them shows what the run shows.
+
+  Args:
+    loaded: a LoadedScene.
+
+  Returns:
+    (Octree, [N] slots of its nodes).
+  """
+  slots = np.asarray(loaded.model.tree.slot_of_node)[: loaded.octree.num_nodes]
+  octree = loaded.octree
+  active = slots >= 0
+  cells = [
+      octree.coord[active & (octree.level == level)]
+      for level in range(int(octree.level[active].max()) + 1)
+  ]
+  part = tree_lib.from_coords(
+      cells, center=octree.center, side=octree.side, grid_size=octree.grid_size
+  )
+  # Rows run level by level in Morton order in both.
+  return part, slots[active]
+
+
 def _georeference(loaded) -> Any:
   """The scene's `scene.json`, None where there is none or it is gone."""
   try:
@@ -37,12 +63,15 @@ def _georeference(loaded) -> Any:
     return None
 
 
-def store_header(loaded, precision: str) -> node_store.Header:
+def store_header(
+    loaded, precision: str, octree: tree_lib.Octree | None = None
+) -> node_store.Header:
   """What the store of a run says of itself.
 
   Args:
     loaded: a LoadedScene.
     precision: of the parameters.
+    octree: the part that is stored, None is all.
 
   Returns:
     Header; `create_store` fills in what follows from the tree.
@@ -62,7 +91,7 @@ def store_header(loaded, precision: str) -> node_store.Header:
       appearance_dim=loaded.spec.appearance_dim,
       field=shape,
       groups=(node_store.parameter_group(field, precision),),
-      focus=_focus(loaded.octree),
+      focus=_focus(octree or loaded.octree),
       config=workdir_lib.config_to_json(loaded.config),
       downscale=float(loaded.downscale),
       georeference=_georeference(loaded),
@@ -187,25 +216,26 @@ def export_store(
         f'--precision: got {precision!r}, expected one of'
         f' {", ".join(row_codec.PRECISIONS)}'
     )
-  header = store_header(loaded, precision)
+  octree, slots = active_part(loaded)
+  header = store_header(loaded, precision, octree)
   group = header.group()
   nodes = jax.tree.map(np.asarray, loaded.model.nodes)
   try:
     num_bytes = node_store_writer.create_store(
         out,
         header,
-        loaded.octree,
-        lambda i: {group.name: node_store.params_to_row(nodes, i)},
+        octree,
+        lambda i: {group.name: node_store.params_to_row(nodes, slots[i])},
         views=_views(loaded),
         progress=progress,
     )
   except ValueError as e:
     raise errors.InputError(f'{loaded.workdir}: {e}') from e
-  full = group.nbytes * loaded.octree.num_nodes
+  full = group.nbytes * octree.num_nodes
   report = {
       'kind': node_store.KIND,
       'precision': precision,
-      'num_nodes': loaded.octree.num_nodes,
+      'num_nodes': octree.num_nodes,
       'bytes': num_bytes,
       'float32_bytes': full,
       'share_of_float32': num_bytes / full,

@@ -1,5 +1,6 @@
 """Exporting a run, loading the store, filming from it, and the commands."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -107,3 +108,19 @@ def test_other_kinds_and_precisions_are_refused(run, tmp_path):
   assert not list(tmp_path.iterdir())
   header = store_export.store_header(loaded, 'bfloat16')
   assert header.group(node_store.PARAMETERS).precision == 'bfloat16'
+
+
+def test_levels_that_have_not_joined_are_left_out(run, tmp_path):
+  loaded = infnerf_jax.load(run[0])
+  octree = loaded.octree
+  slots = np.where(octree.level < 2, loaded.model.tree.slot_of_node, -1)
+  tree = loaded.model.tree._replace(slot_of_node=slots)
+  young = dataclasses.replace(loaded, model=loaded.model._replace(tree=tree))
+  store_export.export_store(young, tmp_path, precision='float32', max_views=0)
+  store = node_store.open_store(tmp_path)
+  assert store.header.nodes_by_level == (1, 8)
+  assert store.header.focus[0] == 1
+  (page,) = store.walk()
+  assert page.masks[0] == 255 and not page.masks[1:].any()
+  row = store.read_row(page.keys[4])
+  np.testing.assert_array_equal(row['table'], loaded.model.nodes['table'][4])
