@@ -29,7 +29,7 @@ from tests.training import tiny
 
 # Kernels without which a step would not be ours.
 _RENDER = ('locate', 'forward')
-_FIELD = ('lookup', 'backward', 'sum_rows')
+_FIELD = ('lookup', 'density_backward', 'color_backward', 'sum_rows')
 _TRAIN = _RENDER + _FIELD + ('claim', 'accumulate', 'update', 'slot_adam')
 _SAMPLES = PartitionSpec('devices')
 _SAME = PartitionSpec()
