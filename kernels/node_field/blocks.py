@@ -16,6 +16,7 @@ class Plan(NamedTuple):
   first: [num_blocks] int32, sorted place of a block's first sample.
   count: [num_blocks] int32, at most the block's size.
   slot_starts, slot_ends: [N] int32, the blocks of each slot.
+  edges: [N + 2] int32, sorted place of each slot's first sample.
   """
 
   order: jax.Array
@@ -24,6 +25,7 @@ class Plan(NamedTuple):
   count: jax.Array
   slot_starts: jax.Array
   slot_ends: jax.Array
+  edges: jax.Array
 
 
 def num_blocks(num_samples: int, num_slots: int, block: int) -> int:
@@ -46,11 +48,16 @@ def make_plan(slot: jax.Array, num_slots: int, block: int) -> Plan:
   key = jnp.where(valid, slot, num_slots)
   order = jnp.argsort(key, stable=True).astype(jnp.int32)
   edges = jnp.searchsorted(key[order], jnp.arange(num_slots + 2))
-  edges = edges.astype(jnp.int32)
+  return cut(order, edges.astype(jnp.int32), block)
+
+
+def cut(order: jax.Array, edges: jax.Array, block: int) -> Plan:
+  """Cuts sorted samples into blocks; arguments as in Plan and make_plan."""
+  num_slots, num_samples = edges.shape[0] - 2, order.shape[0]
   whole = (jnp.diff(edges) + block - 1) // block  # [N + 1] blocks of a slot
   ends = jnp.cumsum(whole, dtype=jnp.int32)
   starts = ends - whole
-  b = jnp.arange(num_blocks(slot.shape[0], num_slots, block), dtype=jnp.int32)
+  b = jnp.arange(num_blocks(num_samples, num_slots, block), dtype=jnp.int32)
   group = jnp.searchsorted(ends, b, side="right").astype(jnp.int32)
   used = group <= num_slots
   group = jnp.minimum(group, num_slots)
@@ -63,4 +70,5 @@ def make_plan(slot: jax.Array, num_slots: int, block: int) -> Plan:
       count=jnp.where(used, count, 0),
       slot_starts=starts[:num_slots],
       slot_ends=ends[:num_slots],
+      edges=edges,
   )

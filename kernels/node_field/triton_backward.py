@@ -1,4 +1,10 @@
-"""Triton kernels of the node field's gradients (import needs triton)."""
+"""Triton kernels of the node field's gradients (import needs triton).
+
+Colours first, then densities: one kernel for both would hold more than the
+registers. What they need of the forward pass they compute again, and what they
+read twice they load twice, for the same reason. Gradients of weights are
+[blocks, weights], to be summed over the blocks of a slot in a fixed order.
+"""
 
 import triton
 import triton.language as tl
@@ -7,60 +13,16 @@ from kernels.node_field import triton_kernels as shared
 
 
 @triton.jit
-def _color_gradient(
-    out,
-    rays,
-    d_pixel,
-    slot,
-    block,
-    color0,
-    color1,
-    color2,
-    g_color0,
-    g_color1,
-    g_color2,
-    H: tl.constexpr,
-    G: tl.constexpr,
-    D: tl.constexpr,
-    H_PAD: tl.constexpr,
-    O_PAD: tl.constexpr,
-    D_PAD: tl.constexpr,
-    TYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
+def _store_rays(
+    g_rays, value, sample, live, D: tl.constexpr, D_PAD: tl.constexpr
 ):
-  """Cotangents of the density layer's outputs and of the first colour sum."""
-  inputs = tl.sigmoid(out)
-  w0 = shared.load_tile(color0, slot, (G + D) * H, 0, 1, G, H, O_PAD, H_PAD)
-  w_rays = shared.load_tile(color0, slot, (G + D) * H, G, 0, D, H, D_PAD, H_PAD)
-  first = shared.product(inputs, w0, TYPE, PRECISION)
-  first = tl.maximum(first + shared.product(rays, w_rays, TYPE, PRECISION), 0.0)
-  w1 = shared.load_tile(color1, slot, H * H, 0, 0, H, H, H_PAD, H_PAD)
-  second = tl.maximum(shared.product(first, w1, TYPE, PRECISION), 0.0)
-  w2 = shared.load_tile(color2, slot, H * 3, 0, 0, H, 3, H_PAD, 16)
-  rgb = tl.sigmoid(shared.product(second, w2, TYPE, PRECISION))
-  grad = d_pixel * rgb * (1 - rgb)
-  g = shared.product(tl.trans(second), grad, TYPE, PRECISION)
-  shared.store_tile(g_color2, g, block, H * 3, 0, 0, H, 3, H_PAD, 16)
-  grad = shared.product(grad, tl.trans(w2), TYPE, PRECISION)
-  grad = tl.where(second > 0, grad, 0.0)
-  g = shared.product(tl.trans(first), grad, TYPE, PRECISION)
-  shared.store_tile(g_color1, g, block, H * H, 0, 0, H, H, H_PAD, H_PAD)
-  grad = shared.product(grad, tl.trans(w1), TYPE, PRECISION)
-  grad = tl.where(first > 0, grad, 0.0)
-  g = shared.product(tl.trans(inputs), grad, TYPE, PRECISION)
-  shared.store_tile(g_color0, g, block, (G + D) * H, 0, 1, G, H, O_PAD, H_PAD)
-  g = shared.product(tl.trans(rays), grad, TYPE, PRECISION)
-  shared.store_tile(g_color0, g, block, (G + D) * H, G, 0, D, H, D_PAD, H_PAD)
-  d_out = (
-      shared.product(grad, tl.trans(w0), TYPE, PRECISION)
-      * inputs
-      * (1 - inputs)
-  )
-  return d_out, shared.product(grad, tl.trans(w_rays), TYPE, PRECISION)
+  d = tl.arange(0, D_PAD)[None, :]
+  at = g_rays + sample[:, None] * D + d
+  tl.store(at, value, mask=live[:, None] & (d < D))
 
 
 @triton.jit
-def backward(
+def color_backward(
     features,
     density0,
     density1,
@@ -73,18 +35,14 @@ def backward(
     block_slot,
     block_first,
     block_count,
-    d_raw,
     d_rgb,
     num_samples,
     num_rays,
-    g_features,
+    g_out,
     g_rays,
-    g_density0,
-    g_density1,
     g_color0,
     g_color1,
     g_color2,
-    COLOR: tl.constexpr,
     RAYS: tl.constexpr,
     E: tl.constexpr,
     F: tl.constexpr,
@@ -99,11 +57,104 @@ def backward(
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-  """Cotangents of features and rays by sample, of weights by block.
+  """Cotangents of the density layers' outputs, rays and colour weights.
 
-  The forward pass is done again. g_features [L, S, F] and g_rays [S, D] are in
-  the samples' own order; g_density0 and the like are [blocks, weights], to be
-  summed over the blocks of a slot in a fixed order.
+  g_out [S, 1 + G] is sorted by slot; what belongs to no slot is not written.
+  g_rays [S, D] is in the samples' own order.
+  """
+  slot, rank, sample, live = shared.take_block(
+      block_slot, block_first, block_count, order, BLOCK
+  )
+  block = tl.program_id(0)
+  if slot < 0:
+    if RAYS:
+      zero = tl.zeros([BLOCK, D_PAD], tl.float32)
+      _store_rays(g_rays, zero, sample, live, D, D_PAD)
+  else:
+    at, inside = shared.feature_places(
+        features, rank, live, num_samples, E, E_PAD, F
+    )
+    x = tl.load(at, mask=inside, other=0.0)
+    w = shared.load_tile(density0, slot, E * H, 0, 0, E, H, E_PAD, H_PAD)
+    hidden = tl.maximum(shared.product(x, w, TYPE, PRECISION), 0.0)
+    w = shared.load_tile(
+        density1, slot, H * (1 + G), 0, 0, H, 1 + G, H_PAD, O_PAD
+    )
+    inputs = tl.sigmoid(shared.product(hidden, w, TYPE, PRECISION))
+    w = shared.load_tile(color0, slot, (G + D) * H, 0, 1, G, H, O_PAD, H_PAD)
+    first = shared.product(inputs, w, TYPE, PRECISION)
+    rays = shared.ray_rows(
+        ray_inputs, ray_idx, sample, live, num_rays, D, D_PAD
+    )
+    w = shared.load_tile(color0, slot, (G + D) * H, G, 0, D, H, D_PAD, H_PAD)
+    first = tl.maximum(first + shared.product(rays, w, TYPE, PRECISION), 0.0)
+    w = shared.load_tile(color1, slot, H * H, 0, 0, H, H, H_PAD, H_PAD)
+    second = tl.maximum(shared.product(first, w, TYPE, PRECISION), 0.0)
+    w = shared.load_tile(color2, slot, H * 3, 0, 0, H, 3, H_PAD, 16)
+    rgb = tl.sigmoid(shared.product(second, w, TYPE, PRECISION))
+    c3 = tl.arange(0, 16)[None, :]
+    pixel = d_rgb + 3 * sample[:, None] + c3
+    grad = tl.load(pixel, mask=live[:, None] & (c3 < 3), other=0.0)
+    grad *= rgb * (1 - rgb)
+    g = shared.product(tl.trans(second), grad, TYPE, PRECISION)
+    shared.store_tile(g_color2, g, block, H * 3, 0, 0, H, 3, H_PAD, 16)
+    grad = shared.product(grad, tl.trans(w), TYPE, PRECISION)
+    grad = tl.where(second > 0, grad, 0.0)
+    g = shared.product(tl.trans(first), grad, TYPE, PRECISION)
+    shared.store_tile(g_color1, g, block, H * H, 0, 0, H, H, H_PAD, H_PAD)
+    w = shared.load_tile(color1, slot, H * H, 0, 0, H, H, H_PAD, H_PAD)
+    grad = shared.product(grad, tl.trans(w), TYPE, PRECISION)
+    grad = tl.where(first > 0, grad, 0.0)
+    g = shared.product(tl.trans(inputs), grad, TYPE, PRECISION)
+    shared.store_tile(g_color0, g, block, (G + D) * H, 0, 1, G, H, O_PAD, H_PAD)
+    w = shared.load_tile(color0, slot, (G + D) * H, 0, 1, G, H, O_PAD, H_PAD)
+    d_out = shared.product(grad, tl.trans(w), TYPE, PRECISION)
+    o = tl.arange(0, O_PAD)[None, :]
+    to = g_out + rank[:, None] * (1 + G) + o
+    d_out *= inputs * (1 - inputs)
+    tl.store(to, d_out, mask=live[:, None] & (o < 1 + G))
+    rays = shared.ray_rows(
+        ray_inputs, ray_idx, sample, live, num_rays, D, D_PAD
+    )
+    g = shared.product(tl.trans(rays), grad, TYPE, PRECISION)
+    shared.store_tile(g_color0, g, block, (G + D) * H, G, 0, D, H, D_PAD, H_PAD)
+    if RAYS:
+      w = shared.load_tile(color0, slot, (G + D) * H, G, 0, D, H, D_PAD, H_PAD)
+      g = shared.product(grad, tl.trans(w), TYPE, PRECISION)
+      _store_rays(g_rays, g, sample, live, D, D_PAD)
+
+
+@triton.jit
+def density_backward(
+    features,
+    density0,
+    density1,
+    order,
+    block_slot,
+    block_first,
+    block_count,
+    d_raw,
+    d_out,
+    num_samples,
+    g_features,
+    g_density0,
+    g_density1,
+    COLOR: tl.constexpr,
+    E: tl.constexpr,
+    F: tl.constexpr,
+    H: tl.constexpr,
+    G: tl.constexpr,
+    E_PAD: tl.constexpr,
+    H_PAD: tl.constexpr,
+    O_PAD: tl.constexpr,
+    TYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+  """Cotangents of features and density weights.
+
+  d_raw [S] is in the samples' own order, as g_features [L, S, F] is; d_out
+  [S, 1 + G] is color_backward's, read with COLOR.
   """
   slot, rank, sample, live = shared.take_block(
       block_slot, block_first, block_count, order, BLOCK
@@ -112,70 +163,36 @@ def backward(
   to, known = shared.feature_places(
       g_features, sample, live, num_samples, E, E_PAD, F
   )
-  d = tl.arange(0, D_PAD)[None, :]
-  to_rays = g_rays + sample[:, None] * D + d
-  on_rays = live[:, None] & (d < D)
   if slot < 0:
     tl.store(to, tl.zeros([BLOCK, E_PAD], tl.float32), mask=known)
-    if RAYS:
-      tl.store(to_rays, tl.zeros([BLOCK, D_PAD], tl.float32), mask=on_rays)
   else:
     at, inside = shared.feature_places(
         features, rank, live, num_samples, E, E_PAD, F
     )
     x = tl.load(at, mask=inside, other=0.0)
-    w0 = shared.load_tile(density0, slot, E * H, 0, 0, E, H, E_PAD, H_PAD)
-    hidden = tl.maximum(shared.product(x, w0, TYPE, PRECISION), 0.0)
-    w1 = shared.load_tile(
-        density1, slot, H * (1 + G), 0, 0, H, 1 + G, H_PAD, O_PAD
-    )
-    d_first = tl.load(d_raw + sample, mask=live, other=0.0)[:, None]
+    w = shared.load_tile(density0, slot, E * H, 0, 0, E, H, E_PAD, H_PAD)
+    hidden = tl.maximum(shared.product(x, w, TYPE, PRECISION), 0.0)
     o = tl.arange(0, O_PAD)[None, :]
-    grad = tl.where(o == 0, d_first, 0.0)
+    first = tl.load(d_raw + sample, mask=live, other=0.0)[:, None]
+    grad = tl.where(o == 0, first, 0.0)
     if COLOR:
-      out = shared.product(hidden, w1, TYPE, PRECISION)
-      c3 = tl.arange(0, 16)[None, :]
-      seen = live[:, None] & (c3 < 3)
-      pixel = d_rgb + 3 * sample[:, None] + c3
-      d_pixel = tl.load(pixel, mask=seen, other=0.0)
-      rays = shared.ray_rows(
-          ray_inputs, ray_idx, sample, live, num_rays, D, D_PAD
-      )
-      d_out, d_rays = _color_gradient(
-          out,
-          rays,
-          d_pixel,
-          slot,
-          block,
-          color0,
-          color1,
-          color2,
-          g_color0,
-          g_color1,
-          g_color2,
-          H,
-          G,
-          D,
-          H_PAD,
-          O_PAD,
-          D_PAD,
-          TYPE,
-          PRECISION,
-      )
-      grad += d_out
-      if RAYS:
-        tl.store(to_rays, d_rays, mask=on_rays)
+      out = d_out + rank[:, None] * (1 + G) + o
+      grad += tl.load(out, mask=live[:, None] & (o < 1 + G), other=0.0)
     g = shared.product(tl.trans(hidden), grad, TYPE, PRECISION)
     shared.store_tile(
         g_density1, g, block, H * (1 + G), 0, 0, H, 1 + G, H_PAD, O_PAD
     )
-    grad = shared.product(grad, tl.trans(w1), TYPE, PRECISION)
+    w = shared.load_tile(
+        density1, slot, H * (1 + G), 0, 0, H, 1 + G, H_PAD, O_PAD
+    )
+    grad = shared.product(grad, tl.trans(w), TYPE, PRECISION)
     grad = tl.where(hidden > 0, grad, 0.0)
+    x = tl.load(at, mask=inside, other=0.0)
     g = shared.product(tl.trans(x), grad, TYPE, PRECISION)
     shared.store_tile(g_density0, g, block, E * H, 0, 0, E, H, E_PAD, H_PAD)
-    tl.store(
-        to, shared.product(grad, tl.trans(w0), TYPE, PRECISION), mask=known
-    )
+    w = shared.load_tile(density0, slot, E * H, 0, 0, E, H, E_PAD, H_PAD)
+    grad = shared.product(grad, tl.trans(w), TYPE, PRECISION)
+    tl.store(to, grad, mask=known)
 
 
 @triton.jit

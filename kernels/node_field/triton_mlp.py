@@ -12,9 +12,9 @@ from kernels.node_field import specs, triton_backward
 from kernels.node_field import triton_kernels as body
 from kernels.triton_support import batching, calls
 
-# Samples of a block: as many rows as tensor cores take at once on Hopper; the
-# weights' gradients are sums over them in registers.
-BLOCK = 64
+# Samples of a block. Forward: the rows that Hopper's tensor cores take at once.
+# Backward: fewer, since with 64 registers spill before Hopper.
+_FORWARD, _BACKWARD = 64, 32
 _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
@@ -44,17 +44,21 @@ class Operands(NamedTuple):
   block_count: jax.Array
 
 
-def block_size(num_samples: int) -> int:
-  """Samples of a block on this device."""
-  return calls.block_size(num_samples, BLOCK)
+def block_size(num_samples: int, *, gradient: bool = False) -> int:
+  """Samples of a block of the forward or the backward pass."""
+  return calls.block_size(num_samples, _BACKWARD if gradient else _FORWARD)
 
 
 def _pad(size: int) -> int:
   return max(16, triton.next_power_of_2(size))
 
 
-def _widths(spec: specs.FieldSpec, operands: Operands, compute: str) -> dict:
-  """Constants that forward and backward share."""
+def _constants(spec: specs.FieldSpec, operands: Operands, gradient) -> dict:
+  """Constants of the kernels of the forward or the backward pass."""
+  compute = spec.compute_dtype
+  if gradient and compute != "float32":
+    # Cotangents span more octaves than half precision holds.
+    compute = "tensorfloat32"
   kind, precision = _TYPES[compute]
   encoded, geometry = spec.grid.encoded_dim, spec.num_geometry
   return dict(
@@ -70,7 +74,7 @@ def _widths(spec: specs.FieldSpec, operands: Operands, compute: str) -> dict:
       D_PAD=_pad(spec.ray_input_dim),
       TYPE=kind,
       PRECISION=precision,
-      BLOCK=block_size(operands.order.shape[0]),
+      BLOCK=block_size(operands.order.shape[0], gradient=gradient),
       num_warps=4,
   )
 
@@ -143,7 +147,7 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
   @jax.custom_batching.custom_vmap
   def run(operands: Operands):
     num_samples = operands.order.shape[0]
-    constants = _widths(spec, operands, spec.compute_dtype)
+    constants = _constants(spec, operands, False)
     slots = operands.weights[0].shape[0]
     pixels = num_samples if constants["COLOR"] else 1
     counts = spec.grid.row_counts
@@ -183,6 +187,34 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
   return run
 
 
+def _without(constants: dict, *names: str) -> dict:
+  return {k: v for k, v in constants.items() if k not in names}
+
+
+def _color_backward(constants, operands: Operands, d_rgb, with_rays: bool):
+  """[g_out, rays, weights ...]; see the kernel."""
+  num_samples, blocks = operands.order.shape[0], operands.block_slot.shape[0]
+  geometry, dim = 1 + constants["G"], constants["D"]
+  out = [(num_samples, geometry), (num_samples if with_rays else 1, dim)]
+  out += [(blocks, *w.shape[1:]) for w in operands.weights[2:]]
+  return calls.triton_call(
+      triton_backward.color_backward,
+      operands.features,
+      *operands.weights,
+      operands.order,
+      operands.ray_idx,
+      operands.ray_inputs,
+      *operands[6:],
+      d_rgb,
+      num_samples,
+      operands.ray_inputs.shape[0],
+      out=[jax.ShapeDtypeStruct(s, jnp.float32) for s in out],
+      grid=(blocks,),
+      RAYS=with_rays,
+      **_without(constants, "COLOR"),
+  )
+
+
 @functools.cache
 def backward(spec: specs.FieldSpec, with_rays: bool):
   """Function of Operands and cotangents of raw and rgb.
@@ -192,38 +224,34 @@ def backward(spec: specs.FieldSpec, with_rays: bool):
 
   Args:
     spec: sizes.
-    with_rays: whether the rays' cotangent is wanted.
+    with_rays: whether the rays' cotangent is wanted; needs colour.
   """
 
   @jax.custom_batching.custom_vmap
   def run(operands: Operands, d_raw, d_rgb):
-    num_samples = operands.order.shape[0]
+    constants = _constants(spec, operands, True)
+    d_out, rays, colors = d_rgb, jnp.zeros((1, 1)), ()
+    if constants["COLOR"]:
+      d_out, rays, *colors = _color_backward(
+          constants, operands, d_rgb, with_rays
+      )
     blocks = operands.block_slot.shape[0]
-    # Cotangents span more octaves than half precision holds.
-    exact = "float32" if spec.compute_dtype == "float32" else "tensorfloat32"
-    constants = _widths(spec, operands, exact)
-    f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
-    weights = [f32(blocks, *w.shape[1:]) for w in operands.weights]
-    weights += [f32(1)] * (5 - len(weights))
-    rays = num_samples if with_rays else 1
-    return calls.triton_call(
-        triton_backward.backward,
+    out = [operands.features.shape]
+    out += [(blocks, *w.shape[1:]) for w in operands.weights[:2]]
+    features, *weights = calls.triton_call(
+        triton_backward.density_backward,
         operands.features,
-        *_five_weights(operands.weights),
+        *operands.weights[:2],
         operands.order,
-        operands.ray_idx,
-        operands.ray_inputs,
         *operands[6:],
         d_raw,
-        d_rgb,
-        num_samples,
-        operands.ray_inputs.shape[0],
-        out=[f32(*operands.features.shape), f32(rays, spec.ray_input_dim)]
-        + weights,
+        d_out,
+        operands.order.shape[0],
+        out=[jax.ShapeDtypeStruct(s, jnp.float32) for s in out],
         grid=(blocks,),
-        RAYS=with_rays,
-        **constants,
+        **_without(constants, "D", "D_PAD"),
     )
+    return features, rays, *weights, *colors
 
   @run.def_vmap
   def _(size, batched, operands, d_raw, d_rgb):
@@ -235,11 +263,10 @@ def backward(spec: specs.FieldSpec, with_rays: bool):
         (features.shape[0], size, -1, features.shape[2])
     )
     unfold = lambda x: x.reshape((size, -1) + x.shape[1:])
-    used = [i < len(operands.weights) for i in range(5)]
-    weights = [unfold(w) if u else w for w, u in zip(weights, used)]
+    weights = [unfold(w) for w in weights]
     rays = unfold(rays) if with_rays else rays
     out = (jnp.moveaxis(features, 1, 0), rays, *weights)
-    return out, (True, with_rays, *used)
+    return out, (True, with_rays, *(True for _ in weights))
 
   return run
 

@@ -88,7 +88,7 @@ def _field_fwd(spec, table, weights, *rest):
   operands = _operands(plan, features, position, weights, ray_idx, ray_inputs)
   out = triton_mlp.forward(spec, False)(operands)
   lookup = None if wanted[0] is None else (table, position, slot)
-  return out, (operands, (plan.slot_starts, plan.slot_ends), lookup, wanted)
+  return out, (operands, plan.edges, lookup, wanted)
 
 
 def _instantiate(cotangent):
@@ -107,7 +107,12 @@ def _ray_sums(per_sample, ray_idx, num_rays: int):
 
 
 def _field_bwd(spec, residual, grads):
-  operands, slot_blocks, lookup, wanted = residual
+  operands, edges, lookup, wanted = residual
+  size = triton_mlp.block_size(operands.order.shape[0], gradient=True)
+  plan = blocks.cut(operands.order, edges, size)
+  operands = operands._replace(
+      block_slot=plan.slot, block_first=plan.first, block_count=plan.count
+  )
   with_rays = wanted[1] is not None and len(operands.weights) > 2
   features, rays, *partial = triton_mlp.backward(spec, with_rays)(
       operands, *(_instantiate(g) for g in grads)
@@ -116,7 +121,9 @@ def _field_bwd(spec, residual, grads):
   in_place = jnp.zeros(0, jnp.int32)
   for w, parts in zip(operands.weights, partial):
     flat = parts.reshape(parts.shape[0], w.shape[1] * w.shape[2])
-    total = triton_mlp.sum_rows(flat, in_place, *slot_blocks)
+    total = triton_mlp.sum_rows(
+        flat, in_place, plan.slot_starts, plan.slot_ends
+    )
     weights.append(total.reshape(w.shape))
   position = None
   if lookup is not None:

@@ -36,6 +36,9 @@ def test_every_sample_is_in_one_block_of_its_slot(num_samples, num_slots):
   for n in range(num_slots):
     held = plan.count[plan.slot_starts[n] : plan.slot_ends[n]].sum()
     assert held == np.sum(slot == n)
+  again = blocks.cut(jnp.asarray(plan.order), jnp.asarray(plan.edges), 64)
+  for a, b in zip(again, plan):
+    np.testing.assert_array_equal(a, b)
 
 
 def test_unknown_types_are_refused():
