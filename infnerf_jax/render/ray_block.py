@@ -68,6 +68,30 @@ def surface_distance(weights, tdist):
   return jnp.where(opacity > _MIN_OPACITY, distance, tdist[:, -1])
 
 
+def coverage(density, tdist):
+  """Opacity of what lies within rays' ends, and where half of it is passed.
+
+  Unlike the weights of `opaque_end`, the last interval ends where it ends.
+
+  Args:
+    density: [R, S] per metre.
+    tdist: [R, S + 1] metres.
+
+  Returns:
+    ([R] opacity, [R] metres to where the transmittance falls to one half;
+    infinite where it never does).
+  """
+  delta = tdist[:, 1:] - tdist[:, :-1]
+  depth = density * delta
+  before = jnp.cumsum(depth, axis=-1) - depth
+  # Within the interval that passes it, depth grows evenly; earlier ones count
+  # whole, later ones not at all.
+  share = jnp.clip((math.log(2) - before) / jnp.maximum(depth, 1e-12), 0.0, 1.0)
+  half = tdist[:, 0] + jnp.sum(share * delta, axis=-1)
+  total = jnp.sum(depth, axis=-1)
+  return -jnp.expm1(-total), jnp.where(total >= math.log(2), half, jnp.inf)
+
+
 def _places(block, ray_block):
   """([R] column, [R] row, [R] whether it is in the picture) of a block."""
   index = block.start + jnp.arange(ray_block, dtype=jnp.int32)
@@ -186,6 +210,7 @@ def render_block(
       opaque_end=options.opaque_end,
   )
   opacity = colors.opacity[:, 0]
+  covered, half_distance = coverage(colors.density, colors.samples.tdist)
   distance = surface_distance(colors.weights, colors.samples.tdist)
   axis = cameras.rotation[0, :, 2]
   shift = (rays.origins_lo - cameras.origins_lo[0]) * spec.root_side
@@ -197,6 +222,8 @@ def render_block(
       'opacity': opacity,
       'level': level / jnp.maximum(opacity, 1e-6),
       'weights': colors.weights,
+      'coverage': covered,
+      'half_distance': half_distance,
       # Of the surface, from the camera's centre, world axes, metres.
       'points': shift + distance[:, None] * rays.directions,
       'directions': rays.directions,

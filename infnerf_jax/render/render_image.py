@@ -19,7 +19,7 @@ from infnerf_jax.render import ray_block as ray_block_lib
 
 OUTPUTS = (
     'rgb', 'depth', 'distance', 'opacity', 'normals', 'level', 'weights',
-    'statistics',
+    'coverage', 'half_distance', 'statistics',
 )  # fmt: skip
 DEFAULT_OUTPUTS = ('rgb', 'depth', 'distance', 'opacity')
 
@@ -51,6 +51,10 @@ class ImageOutputs(NamedTuple):
       through the neighbouring pixels' points; zero where nothing is met.
     level: [H, W] octree level that the pixel came from, the weights' mean.
     weights: [H, W, S].
+    coverage: [H, W] opacity of what lies within the rays' ends, which is not
+      `opacity` where the options say `opaque_end`.
+    half_distance: [H, W] metres along the ray to where the transmittance
+      falls to one half; infinite where it never does.
     statistics: RenderStatistics.
     num_rays: H * W.
     ray_block: rays of one device call.
@@ -64,6 +68,8 @@ class ImageOutputs(NamedTuple):
   normals: np.ndarray | None
   level: np.ndarray | None
   weights: np.ndarray | None
+  coverage: np.ndarray | None
+  half_distance: np.ndarray | None
   statistics: RenderStatistics | None
   num_rays: int
   ray_block: int
