@@ -149,8 +149,12 @@ class _TensorBoard:
 
     # Hides events of steps that will be written again.
     purge = first_step + 1 if first_step else None
+    # Files are named by the second: a run resumed within it must not replace
+    # the one before.
     self._writer = tensorboardX.SummaryWriter(
-        str(workdir / 'tensorboard'), purge_step=purge
+        str(workdir / 'tensorboard'),
+        purge_step=purge,
+        filename_suffix=f'.{first_step}',
     )
 
   def write(self, step, scalars):
