@@ -18,6 +18,7 @@ import numpy as np
 import rasterio
 from rasterio import errors as rasterio_errors
 from rasterio import shutil as rasterio_shutil
+from rasterio import transform
 
 from infnerf_jax import errors, json_files
 from infnerf_jax.products import map_canvas
@@ -110,11 +111,17 @@ def check_out(out) -> pathlib.Path:
 class TileStore:
   """Tiles of an unfinished map on disk; a context manager that locks them."""
 
-  def __init__(self, out: pathlib.Path, job: dict[str, Any]):
+  def __init__(
+      self,
+      out: pathlib.Path,
+      canvas: map_canvas.Canvas,
+      job: dict[str, Any],
+  ):
     """Opens or begins the tiles of a map.
 
     Args:
       out: the map's path.
+      canvas: the map's pixels.
       job: all that decides its pixels; JSON.
 
     Raises:
@@ -122,7 +129,7 @@ class TileStore:
     """
     self.out, self.folder = out, out.with_name(out.name + '.part')
     self.done: dict[tuple[int, int], bool] = {}
-    self._job = json_files.plain(job)
+    self._canvas, self._job = canvas, json_files.plain(job)
     self._file = None
 
   def __enter__(self):
@@ -155,15 +162,15 @@ class TileStore:
   def _read(self):
     """What the journal says is done, as far as the files agree."""
     self._file.seek(0)
-    lines = self._file.read().split('\n')
-    if lines == ['']:
-      self._append({'job': self._job})
-      return
-    entries = []
+    lines, entries = self._file.read().split('\n'), []
     for line in lines:
       with contextlib.suppress(ValueError):  # The last line of a kill.
         entries.append(json.loads(line))
-    job = entries[0].get('job') if entries else None
+    if not entries:
+      self._file.truncate(0)
+      self._append({'job': self._job})
+      return
+    job = entries[0].get('job')
     if job != self._job:
       odd = [k for k, v in self._job.items() if (job or {}).get(k) != v]
       found = {k: (job or {}).get(k) for k in odd[:2]}
@@ -198,7 +205,11 @@ class TileStore:
     """Stores a tile: an array [bands, H, W] a layer; None is all empty."""
     if values is not None:
       for layer, bands in zip(LAYERS, values, strict=True):
-        _write_tile(self.path(layer, tile), layer, bands)
+        west, _, _, north = self._canvas.rectangle(tile)
+        place = transform.from_origin(
+            west, north, self._canvas.gsd, self._canvas.gsd
+        )
+        _write_tile(self.path(layer, tile), layer, bands, place)
     entry = {'tile': list(tile), 'empty': values is None}
     self._append(entry)
     self.done[tile.row, tile.column] = values is None
@@ -208,16 +219,16 @@ class TileStore:
     shutil.rmtree(self.folder)
 
 
-def _write_tile(path: pathlib.Path, layer: Layer, bands) -> None:
+def _write_tile(path: pathlib.Path, layer: Layer, bands, place) -> None:
   """Writes one tiled GeoTIFF; it has its name when it is whole."""
   partial = path.with_name(path.name + '.part')
   count, height, width = bands.shape
   with gdal_errors(path):
     with rasterio.open(
         partial, 'w', driver='GTiff', dtype=layer.dtype, count=count,
-        width=width, height=height, nodata=layer.nodata, tiled=True,
-        blockxsize=BLOCK, blockysize=BLOCK, compress='deflate', zlevel=1,
-        predictor=3 if layer.dtype == 'float32' else 2, BIGTIFF='IF_SAFER',
+        transform=place, width=width, height=height, nodata=layer.nodata,
+        tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress='deflate',
+        zlevel=1, predictor=3 if layer.dtype == 'float32' else 2, BIGTIFF='IF_SAFER',
     ) as file:  # fmt: skip
       file.write(np.ascontiguousarray(bands, layer.dtype))
   os.replace(partial, path)
@@ -303,9 +314,9 @@ def write_mosaics(
     partial = store.folder / f'mosaic{layer.suffix}.tif.part'
     with gdal_errors(partial):
       rasterio_shutil.copy(
-          virtual, partial, driver='COG', COMPRESS='DEFLATE', PREDICTOR='YES',
-          BLOCKSIZE=BLOCK, BIGTIFF='IF_SAFER', OVERVIEWS='IGNORE_EXISTING',
-          OVERVIEW_RESAMPLING='AVERAGE', NUM_THREADS='2',
+          os.fspath(virtual), os.fspath(partial), driver='COG',
+          COMPRESS='DEFLATE', PREDICTOR='YES', BLOCKSIZE=BLOCK, BIGTIFF='IF_SAFER',
+          OVERVIEWS='IGNORE_EXISTING', OVERVIEW_RESAMPLING='AVERAGE', NUM_THREADS='2',
       )  # fmt: skip
       _check_mosaic(partial, canvas)
     finished.append((partial, layer_path(store.out, layer)))

@@ -337,7 +337,7 @@ def write_map(
   canvas, rendered = job.canvas, 0
   with contextlib.ExitStack() as stack:
     stack.enter_context(rasterio.Env(GDAL_CACHEMAX=int(cache_bytes)))
-    store = stack.enter_context(map_files.TileStore(out, job.identity))
+    store = stack.enter_context(map_files.TileStore(out, canvas, job.identity))
     resumed = len(store.done)
     bar = None
     if show_progress:
