@@ -162,11 +162,7 @@ class StoreScene:
 
   def memory_report(self) -> dict[str, Any]:
     """See `Pager.memory_report`."""
-    return (
-        self.pager().memory_report()
-        if not self._pager
-        else (self._pager.memory_report())
-    )
+    return (self._pager or self.pager()).memory_report()
 
   def prefetch(self, camera, *, pixel_size: float = 1.0) -> None:
     """Begins to read what a view to come needs."""

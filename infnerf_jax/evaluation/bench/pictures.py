@@ -39,7 +39,7 @@ def _variants(options) -> dict[str, Any]:
   fast = shared_proposals.fast(options)
   return {
       'exact': options,
-      'visible': dataclasses.replace(fast, proposal_stride=1),
+      'shared proposals': dataclasses.replace(fast, min_weight=0.0),
       'fast': fast,
   }
 
