@@ -34,11 +34,8 @@ def ready(params, spec: specs.FieldSpec) -> None:
     raise NotImplementedError(
         f"node_field: triton needs widths up to 128, got {widest}"
     )
-  key = (str(params["table"].dtype), dataclasses.replace(spec, grid=_SMALL))
+  key = (str(params["table"].dtype), spec)
   capability.trust("node_field", key, lambda: _self_test(spec))
-
-
-_SMALL = specs.TINY.grid
 
 
 def _operands(plan, features, position, weights, ray_idx, ray_inputs):

@@ -75,18 +75,31 @@ class Worker:
     factory: 'module:function', a module of this package or a dotted name;
       makes what is timed.
     threads: of all libraries.
+    platform: where the factory, which is told, must run, 'cpu' or 'gpu';
+      None: on the CPU.
     **kwargs: of the factory, JSON values.
   """
 
-  def __init__(self, factory: str, *, threads: int = 1, **kwargs):
+  def __init__(
+      self,
+      factory: str,
+      *,
+      threads: int = 1,
+      platform: str | None = None,
+      **kwargs,
+  ):
     environment = {
         **os.environ,
         **thread_environment(threads),
-        'JAX_PLATFORMS': 'cpu',
+        # Contestants on a GPU share its memory.
+        'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+        'JAX_PLATFORMS': '' if platform == 'gpu' else 'cpu',
         'PYTHONPATH': os.pathsep.join(
             [str(_ROOT)] + os.environ.get('PYTHONPATH', '').split(os.pathsep)
         ),
     }
+    if platform:
+      kwargs['platform'] = platform
     self.name = factory
     logging.info('bench: %s, %d threads, %s', factory, threads, kwargs)
     self._process = subprocess.Popen(
@@ -105,6 +118,7 @@ class Worker:
       raise
     self.parts = ready['parts']
     self.setup_s = ready['setup_s']
+    self.device = ready['device']
     self.peak_rss = 0
 
   def _ask(self, request) -> dict[str, Any]:

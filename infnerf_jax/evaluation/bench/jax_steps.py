@@ -1,5 +1,7 @@
 """Our side of the benchmark: steps and their parts as functions of nothing."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +20,9 @@ from kernels.sparse_adam import api as sparse_adam
 _ADAM = {'learning_rate': 1e-2, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-15}
 
 
-def field_spec(shape: shapes.StepShape):
-  """The kernels' static shapes."""
-  return node_field_lib.field_spec(
+def field_spec(shape: shapes.StepShape, compute_dtype: str = 'float16'):
+  """The kernels' static shapes; the type is that of products on a GPU."""
+  spec = node_field_lib.field_spec(
       num_grid_scales=shape.num_grid_scales,
       table_size=1 << shape.log2_table_size,
       num_features=shape.num_features,
@@ -30,6 +32,7 @@ def field_spec(shape: shapes.StepShape):
       num_geometry=shape.num_geometry,
       appearance_dim=shape.appearance_dim,
   )
+  return dataclasses.replace(spec, compute_dtype=compute_dtype)
 
 
 def _setup(shape, seed):

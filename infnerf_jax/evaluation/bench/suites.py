@@ -9,6 +9,7 @@ from infnerf_jax import errors
 from infnerf_jax.evaluation.bench import (
     breakdown,
     contests,
+    frame_rows,
     harness,
     pictures,
     shapes,
@@ -40,6 +41,7 @@ class Context:
     shapes: by name: those of the promise, or tiny ones in a test.
     efforts: how long each is measured.
     parts: of a step that the suite `kernels` measures.
+    gpu: the frame and the training step of its rows on a GPU.
     tiny: shapes that measure nothing.
     scene: LoadedScene that the suite `pictures` renders.
   """
@@ -47,6 +49,7 @@ class Context:
   shapes: dict[str, shapes.StepShape]
   efforts: dict[str, contests.Effort]
   parts: tuple[str, ...] = breakdown.PARTS
+  gpu: frame_rows.GpuContext = frame_rows.GpuContext()
   tiny: bool = False
   scene: Any = None
 
@@ -70,6 +73,7 @@ def tiny_context() -> Context:
       shapes={'small': shapes.SHAPES['tiny']},
       efforts={'small': effort},
       parts=('hash_forward', 'mlp_adam'),
+      gpu=frame_rows.tiny_context(effort),
       tiny=True,
   )
 
@@ -184,13 +188,13 @@ def run_render(context: Context) -> list[harness.Row]:
 
 
 def run_kernels(context: Context) -> list[harness.Row]:
-  """Parts of a step: the native backend against the fallback."""
+  """Parts of a step by backend, on the CPU; a frame's ops, on a GPU."""
   rows = []
   for key, shape in context.shapes.items():
     rows += breakdown.backends(
         f'kernels/{key}', shape, context.efforts[key], context.parts
     )
-  return rows
+  return rows + frame_rows.rows('kernels/gpu', context.gpu)
 
 
 def run_complexity(context: Context) -> list[harness.Row]:

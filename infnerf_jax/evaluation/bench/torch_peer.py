@@ -64,21 +64,32 @@ class NodeFields:
     Returns:
       ([S] raw density, [S, 3] rgb).
     """
-    slot, order = torch.sort(data.slot, stable=True)
-    ends = torch.bincount(slot, minlength=len(self.tables)).cumsum(0).tolist()
+    order, parts = self._parts(data.slot)
     position = data.position[order]
     inputs = data.ray_inputs[data.ray_idx[order]]
-    raw, rgb, start = [], [], 0
-    for node, end in enumerate(ends):
-      if end > start:
-        part = slice(start, end)
-        outputs = self._node(node, position[part], inputs[part])
-        raw.append(outputs[0])
-        rgb.append(outputs[1])
-      start = end
+    outputs = [self._node(n, position[p], inputs[p]) for n, p in parts]
+    raw = torch.cat([raw for raw, _ in outputs])
+    rgb = torch.cat([rgb for _, rgb in outputs])
     back = torch.empty_like(order)
     back[order] = torch.arange(order.shape[0])
-    return torch.cat(raw)[back], torch.cat(rgb)[back]
+    return raw[back], rgb[back]
+
+  def encode(self, data):
+    """Encoded features [S, L * F], sorted by node."""
+    order, parts = self._parts(data.slot)
+    position = data.position[order]
+    return torch.cat([self._encode(n, position[p]) for n, p in parts])
+
+  def _parts(self, slot):
+    """([S] samples sorted by node, [(node, its slice of them)])."""
+    slot, order = torch.sort(slot, stable=True)
+    ends = torch.bincount(slot, minlength=len(self.tables)).cumsum(0).tolist()
+    parts, start = [], 0
+    for node, end in enumerate(ends):
+      if end > start:
+        parts.append((node, slice(start, end)))
+      start = end
+    return order, parts
 
   def _encode(self, node, position):
     table = self.tables[node]

@@ -48,6 +48,16 @@ def _run(function, iterations: int) -> dict:
   return {'cpu': cpu, 'wall': wall, 'values': values}
 
 
+def _device() -> str:
+  """Name of the device that what was made runs on."""
+  if 'jax' in sys.modules:
+    return sys.modules['jax'].devices()[0].device_kind
+  torch = sys.modules.get('torch')
+  if torch is not None and torch.cuda.is_available():
+    return torch.cuda.get_device_name()
+  return 'cpu'
+
+
 def main() -> None:
   """Serves the parent until stdin ends."""
   stream = _protocol_stream()
@@ -64,6 +74,7 @@ def main() -> None:
       {
           'parts': sorted(functions),
           'setup_s': time.perf_counter() - start,
+          'device': _device(),
       }
   )
   for line in sys.stdin:

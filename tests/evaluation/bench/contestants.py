@@ -39,3 +39,37 @@ def cannot(shape):
   """Cannot run here, whatever the shape."""
   del shape
   unavailable()
+
+
+def _frame(seconds, samples):
+  ops = ('traverse', 'hash_lookup', 'node_field', 'composite', 'frame')
+
+  def run():
+    time.sleep(seconds)
+    return samples
+
+  return dict.fromkeys(ops, run)
+
+
+def frame_fast(shape, platform):
+  """Parts of a frame that only wait."""
+  del shape, platform
+  return _frame(0.002, 500.0)
+
+
+def frame_slow(shape, platform):
+  """The same, a hundred times as slow, with other samples."""
+  del shape, platform
+  return _frame(0.2, 400.0)
+
+
+def trains(shape, platform):
+  """A step that only waits."""
+  assert shape['num_rays'] and platform
+  return lambda: time.sleep(0.001)
+
+
+def no_gpu(shape, platform):
+  """Cannot run here."""
+  del shape, platform
+  raise RuntimeError('no GPU')
