@@ -228,7 +228,8 @@ def _write_tile(path: pathlib.Path, layer: Layer, bands, place) -> None:
         partial, 'w', driver='GTiff', dtype=layer.dtype, count=count,
         transform=place, width=width, height=height, nodata=layer.nodata,
         tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress='deflate',
-        zlevel=1, predictor=3 if layer.dtype == 'float32' else 2, BIGTIFF='IF_SAFER',
+        zlevel=1, predictor=3 if layer.dtype == 'float32' else 2,
+        BIGTIFF='IF_SAFER',
     ) as file:  # fmt: skip
       file.write(np.ascontiguousarray(bands, layer.dtype))
   os.replace(partial, path)
@@ -315,8 +316,9 @@ def write_mosaics(
     with gdal_errors(partial):
       rasterio_shutil.copy(
           os.fspath(virtual), os.fspath(partial), driver='COG',
-          COMPRESS='DEFLATE', PREDICTOR='YES', BLOCKSIZE=BLOCK, BIGTIFF='IF_SAFER',
-          OVERVIEWS='IGNORE_EXISTING', OVERVIEW_RESAMPLING='AVERAGE', NUM_THREADS='2',
+          COMPRESS='DEFLATE', PREDICTOR='YES', BLOCKSIZE=BLOCK,
+          BIGTIFF='IF_SAFER', OVERVIEWS='IGNORE_EXISTING',
+          OVERVIEW_RESAMPLING='AVERAGE', NUM_THREADS='2',
       )  # fmt: skip
       _check_mosaic(partial, canvas)
     finished.append((partial, layer_path(store.out, layer)))
