@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyproj
+import rasterio
 import rasterio.features
-import rasterio.transform
 import rasterio.warp
 
 from infnerf_jax import errors, json_files
@@ -33,7 +33,7 @@ class Boundary(NamedTuple):
     return rasterio.features.geometry_mask(
         self.shapes,
         (tile.height, tile.width),
-        rasterio.transform.from_origin(west, north, canvas.gsd, canvas.gsd),
+        rasterio.Affine(canvas.gsd, 0.0, west, 0.0, -canvas.gsd, north),
         invert=True,
     )
 

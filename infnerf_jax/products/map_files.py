@@ -18,7 +18,6 @@ import numpy as np
 import rasterio
 from rasterio import errors as rasterio_errors
 from rasterio import shutil as rasterio_shutil
-from rasterio import transform
 
 from infnerf_jax import errors, json_files
 from infnerf_jax.products import map_canvas
@@ -206,9 +205,8 @@ class TileStore:
     if values is not None:
       for layer, bands in zip(LAYERS, values, strict=True):
         west, _, _, north = self._canvas.rectangle(tile)
-        place = transform.from_origin(
-            west, north, self._canvas.gsd, self._canvas.gsd
-        )
+        gsd = self._canvas.gsd
+        place = rasterio.Affine(gsd, 0.0, west, 0.0, -gsd, north)
         _write_tile(self.path(layer, tile), layer, bands, place)
     entry = {'tile': list(tile), 'empty': values is None}
     self._append(entry)
