@@ -2,6 +2,9 @@
 
   python -m experiments.train --config=configs/fox.py --workdir=DIR \
       --config.data.path=FOX
+
+27.8 dB on every 8th photo with 615 s of CPU time on two cores
+(results/fox.json).
 """
 
 from configs import common
@@ -9,13 +12,14 @@ from configs import common
 
 def get_config(arg=None):
   """Config; `arg` may set `quicktest` or `steps`."""
-  values = common.parse_arg(arg, quicktest=False, steps=7500)
+  values = common.parse_arg(arg, quicktest=False, steps=6000)
   config = common.base()
   config.num_steps = values.steps
   config.data.downscale = 4.0
   config.target_depth = 1
   config.field.log2_table_size = 16
   config.octree_growth_schedule = (0.1, 0.25)
+  config.sampling.level_bias = -1.0
   if values.quicktest:
     config.num_steps = 40
     config.batch_size = 256
