@@ -45,7 +45,6 @@ def scan(
     *,
     masks: pathlib.Path | None = None,
     use_gps: bool = True,
-    exclude: pathlib.Path | None = None,
 ) -> Folder:
   """Decodes every photo of a folder and its sub-folders.
 
@@ -53,7 +52,6 @@ def scan(
     folder: of photos.
     masks: folder of masks named `NAME.jpg.png` or `NAME.png`, or None.
     use_gps: refuse positions that are no numbers; otherwise forget them all.
-    exclude: folder below which nothing is looked at.
 
   Returns:
     Folder.
@@ -71,7 +69,7 @@ def scan(
         f'--masks: {masks}: got no such folder, expected masks named'
         ' NAME.jpg.png or NAME.png'
     )
-  paths = [p for p in _files(folder) if exclude not in p.parents]
+  paths = _files(folder)
   if masks is not None:
     paths = [p for p in paths if masks not in p.parents]
   if not paths:

@@ -69,10 +69,14 @@ def _quiet():
     pycolmap.logging.minloglevel = before
 
 
+def _is_copied(photo: photos_lib.Photo) -> bool:
+  return photo.path.suffix.lower() in _COPIED
+
+
 def sfm_name(photo: photos_lib.Photo) -> str:
-  """The photo's name in the database."""
-  copied = photo.path.suffix.lower() in _COPIED
-  return f'{photo.name}.png' if copied else photo.name
+  """The photo's name in the database: no spaces, COLMAP's lists split there."""
+  name = photo.name.replace('%', '%25').replace(' ', '%20')
+  return f'{name}.png' if _is_copied(photo) else name
 
 
 def place_photos(photos, work: pathlib.Path) -> None:
@@ -83,7 +87,7 @@ def place_photos(photos, work: pathlib.Path) -> None:
     name = sfm_name(photo)
     target = work / 'images' / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    if name == photo.name:
+    if not _is_copied(photo):
       os.symlink(photo.path.resolve(), target)
     else:
       rgb, _ = decode.read_photo(photo.path)
@@ -227,11 +231,6 @@ def match(photos, pairs, work: pathlib.Path, options: Options) -> None:
 
 
 def _match_batch(path, pairs, matching, geometry) -> None:
-  spaced = [name for pair in pairs for name in pair if ' ' in name]
-  if spaced:
-    raise errors.InputError(
-        f'photo {spaced[0]!r}: got a space in its name, expected none'
-    )
   with tempfile.NamedTemporaryFile('w', suffix='.txt', dir=path.parent) as file:
     file.writelines(f'{a} {b}\n' for a, b in pairs)
     file.flush()

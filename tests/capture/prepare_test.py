@@ -97,13 +97,7 @@ def test_scene_of_known_cameras(tmp_path, gps):
   # Known work is not done again, and nothing else is replaced.
   assert prepare.prepare(folder, out, options) == result
   with pytest.raises(errors.InputError, match='--out'):
-    prepare.prepare(
-        folder,
-        out,
-        options._replace(use_gps=not gps, masks=None)
-        if gps
-        else options._replace(matching='sequential'),
-    )
+    prepare.prepare(folder, out, options._replace(matching='sequential'))
 
 
 def test_photos_that_do_not_overlap(tmp_path):
@@ -128,6 +122,16 @@ def test_refuses_before_working(tmp_path):
   with pytest.raises(errors.InputError, match='not ours'):
     prepare.prepare(tmp_path / 'in', tmp_path / 'out')
   assert (tmp_path / 'out.work' / 'mine.txt').exists()
+
+
+def test_names_with_spaces_are_one_word_for_colmap(tmp_path):
+  for name in ('a b.jpg', 'a%20b.jpg'):
+    builders.photo(tmp_path / 'in' / name)
+  found = photos.scan(tmp_path / 'in').photos
+  names = {structure.sfm_name(photo) for photo in found}
+  assert names == {'a%20b.jpg', 'a%2520b.jpg'}
+  structure.place_photos(found, tmp_path / 'work')
+  assert {p.name for p in (tmp_path / 'work' / 'images').iterdir()} == names
 
 
 def test_lenses_by_camera_and_size(tmp_path):
