@@ -96,7 +96,8 @@ def base() -> ml_collections.ConfigDict:
   config.optimizer = optimizer = ml_collections.ConfigDict()
   optimizer.lr_initial = 2e-2  # paper: 1e-2
   optimizer.lr_final = 3e-4  # paper: 1e-4
-  optimizer.lr_decay_steps = 0  # 0: num_steps
+  # Also what shares of the run are of; 0: num_steps.
+  optimizer.lr_decay_steps = 0
   optimizer.lr_warmup_steps = 0
   # Each node has MLPs of its own: at the tables' rate many of them die.
   optimizer.lr_mlp_factor = 0.3

@@ -68,7 +68,9 @@ def test_loads_what_was_saved(run):
   loaded = infnerf_jax.load(folder)
   jax.tree.map(np.testing.assert_array_equal, loaded.model, model)
   assert loaded.spec == spec
-  assert loaded.options == render_rays.RenderOptions(num_samples=(16, 12))
+  assert loaded.options == render_rays.RenderOptions(
+      num_samples=(16, 12), opaque_end=True
+  )
   np.testing.assert_array_equal(loaded.octree.children, octree.children)
   np.testing.assert_array_equal(
       loaded.cameras.cam_to_world, cameras.cam_to_world

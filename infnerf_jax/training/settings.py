@@ -152,6 +152,9 @@ def render_options(config) -> render_rays.RenderOptions:
 def step_options(config) -> options_lib.StepOptions:
   """Options of a training step."""
   optimizer = config.optimizer
+  # Shares of the run are of its schedules' length, so that a run that ends
+  # earlier is the beginning of the longer one.
+  length = optimizer.lr_decay_steps or config.num_steps
   return options_lib.StepOptions(
       lambda_rgb=config.lambda_rgb,
       lambda_distortion=config.lambda_distortion,
@@ -161,14 +164,14 @@ def step_options(config) -> options_lib.StepOptions:
       num_prior_points=config.num_prior_points,
       random_background=config.random_background,
       lambda_depth=config.lambda_depth,
-      depth_width_steps=config.num_steps // 2,
-      background_ramp_steps=round(config.background_ramp * config.num_steps),
+      depth_width_steps=length // 2,
+      background_ramp_steps=round(config.background_ramp * length),
       opaque_end=config.sampling.opaque_end,
       background=tuple(config.background),
       ray_microbatch=config.ray_microbatch,
       lr_initial=optimizer.lr_initial,
       lr_final=optimizer.lr_final,
-      lr_decay_steps=optimizer.lr_decay_steps or config.num_steps,
+      lr_decay_steps=length,
       lr_warmup_steps=optimizer.lr_warmup_steps,
       lr_mlp_factor=optimizer.lr_mlp_factor,
       lr_appearance_factor=optimizer.lr_appearance_factor,
@@ -177,8 +180,8 @@ def step_options(config) -> options_lib.StepOptions:
       adam_b2=optimizer.adam_b2,
       anneal_steps=config.sampling.anneal_steps,
       growth_steps=growth.steps_of_schedule(
-          config.octree_growth_schedule, config.num_steps
+          config.octree_growth_schedule, length
       ),
-      growth_rehearsal=round(config.growth_rehearsal * config.num_steps),
+      growth_rehearsal=round(config.growth_rehearsal * length),
       refine_poses=config.refine_poses,
   )

@@ -61,7 +61,7 @@ class TestLocate(suite.OpSuite):
   sizes = (0, 1, 6, 40)
   sample_axes = (0, 0, 0, 0, 0, None, None)
   out_axes = (0, 0, 0, 0)
-  vmap_backends = tuple(b for b in common.BACKENDS if b != "native")
+  vmap_backends = tuple(b for b in suite.KERNELS if b != "native")
   rtol, atol = 0, 1e-4
 
   def arguments(self, num_samples, seed):
