@@ -199,3 +199,18 @@ def rehearse(
   grads, value = jax.grad(loss, has_aux=True)(trainable)
   features = optimizer.FeatureGradient(position, slot, grads['probe'])
   return RehearsalGradients(features, grads['mlp'], value)
+
+
+def no_rehearsal(
+    nodes, spec: scene_model.ModelSpec, samples: render_rays.Samples
+) -> RehearsalGradients:
+  """What `rehearse` gives where nothing joins: zeros that no row follows."""
+  grid = spec.field.grid
+  features = optimizer.FeatureGradient(
+      samples.position.reshape(-1, 3),
+      jnp.full(samples.slot.size, -1, jnp.int32),
+      jnp.zeros((grid.num_grid_scales, samples.t.size, grid.num_features)),
+  )
+  mlp = {'density': nodes['density'], 'color': nodes['color']}
+  zeros = jax.tree.map(jnp.zeros_like, mlp)
+  return RehearsalGradients(features, zeros, jnp.float32(0))

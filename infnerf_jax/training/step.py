@@ -132,6 +132,32 @@ def _samples_by_level(samples, max_level):
   )
 
 
+def _rehearsal(
+    key, state, everything, spec, rays, samples, render_options, options
+):
+  """RehearsalGradients; nothing is computed while no level joins soon."""
+  now = _active(everything, state.step, options).tree
+  ahead = state.step + options.growth_rehearsal
+  soon = _active(everything, ahead, options).tree
+  nodes = state.params['nodes']
+  appearance = state.params['appearance'][rays.camera_idx[:, 0]]
+  policy = render_options.level_policy
+  operands = nodes, rays, samples, appearance
+
+  def rehearse(nodes, rays, samples, appearance):
+    return growth.rehearse(
+        key, nodes, spec, now, soon, rays, samples, appearance, policy
+    )
+
+  def rest(nodes, rays, samples, appearance):
+    return growth.no_rehearsal(nodes, spec, samples)
+
+  joins = growth.active_level(
+      state.step, options.growth_steps
+  ) != growth.active_level(ahead, options.growth_steps)
+  return jax.lax.cond(joins, rehearse, rest, *operands)
+
+
 def train_step(
     state: state_lib.TrainState,
     batch: gradients.RayBatch,
@@ -189,18 +215,15 @@ def train_step(
   )
   rehearsal = jnp.float32(0)
   if options.growth_steps and options.growth_rehearsal:
-    soon = _active(everything, state.step + options.growth_rehearsal, options)
-    appearance = state.params['appearance'][rays.camera_idx[:, 0]]
-    learned = growth.rehearse(
+    learned = _rehearsal(
         rehearsal_key,
-        nodes,
+        state,
+        everything,
         spec,
-        surroundings.tree,
-        soon.tree,
         rays,
         samples,
-        appearance,
-        render_options.level_policy,
+        render_options,
+        options,
     )
     features.append(learned.features)
     mlp = jax.tree.map(jnp.add, mlp, learned.mlp)
