@@ -204,6 +204,20 @@ def _full_cells(max_level, max_nodes):
   return cells
 
 
+def _kept(seen, min_cameras):
+  """[P] bool: points that enough cameras see."""
+  kept = seen.num_cameras >= min_cameras
+  # Fewer than three photos can never give three views of a point.
+  if not np.any(kept):
+    kept = seen.num_cameras > 0
+  if not np.any(kept):
+    raise errors.InputError(
+        'sparse points: no camera sees any of them, expected points in front'
+        ' of the cameras (do poses and points share a frame?)'
+    )
+  return kept
+
+
 def build_octree(
     scene: scene_lib.Scene,
     options: BuildOptions = BuildOptions(),
@@ -229,15 +243,7 @@ def build_octree(
   if scene.points is None or not len(scene.points.positions):
     return _build_without_points(scene, options)
   seen = footprints_lib.point_footprints(scene, pixel_size=pixel_size)
-  kept = seen.num_cameras >= options.min_cameras
-  # Fewer than three photos can never give three views of a point.
-  if not np.any(kept):
-    kept = seen.num_cameras > 0
-  if not np.any(kept):
-    raise errors.InputError(
-        'sparse points: no camera sees any of them, expected points in front'
-        ' of the cameras (do poses and points share a frame?)'
-    )
+  kept = _kept(seen, options.min_cameras)
   points = scene.points.positions[kept]
   footprint = seen.footprint[kept]
   center, side = _root_cube(points, options)

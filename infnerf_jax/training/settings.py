@@ -13,6 +13,46 @@ from infnerf_jax.render import render_rays
 from infnerf_jax.training import growth
 from infnerf_jax.training import step_options as options_lib
 
+_POSITIVE = (
+    'num_steps',
+    'batch_size',
+    'checkpoint_every',
+    'checkpoints_kept',
+    'num_pyramid_levels',
+    'field.num_grid_scales',
+    'field.log2_table_size',
+    'field.num_features',
+    'field.base_resolution',
+    'field.hidden_width',
+    'optimizer.lr_initial',
+    'optimizer.lr_final',
+    'logging.log_every',
+)
+_ZERO_OR_MORE = (
+    'ray_microbatch',
+    'eval_every',
+    'preview_every',
+    'max_memory_gb',
+    'max_depth',
+    'grid_size',
+    'target_depth',
+    'max_gsd',
+    'min_gsd',
+    'scene_bound',
+    'num_slots',
+    'data.downscale',
+    'data.cache_gb',
+    'data.test_every',
+    'data.validation_every',
+    'lambda_rgb',
+    'lambda_distortion',
+    'lambda_regularization',
+    'lambda_transparency',
+    'lambda_depth',
+    'data.point_ray_share',
+    'field.appearance_dim',
+)
+
 
 def check_config(config) -> None:
   """Refuses values that no run can have.
@@ -20,50 +60,11 @@ def check_config(config) -> None:
   Raises:
     InputError: names the field, what it got and what is expected.
   """
-  positive = (
-      'num_steps',
-      'batch_size',
-      'checkpoint_every',
-      'checkpoints_kept',
-      'num_pyramid_levels',
-      'field.num_grid_scales',
-      'field.log2_table_size',
-      'field.num_features',
-      'field.base_resolution',
-      'field.hidden_width',
-      'optimizer.lr_initial',
-      'optimizer.lr_final',
-      'logging.log_every',
-  )
-  zero_or_more = (
-      'ray_microbatch',
-      'eval_every',
-      'preview_every',
-      'max_memory_gb',
-      'max_depth',
-      'grid_size',
-      'target_depth',
-      'max_gsd',
-      'min_gsd',
-      'scene_bound',
-      'num_slots',
-      'data.downscale',
-      'data.cache_gb',
-      'data.test_every',
-      'data.validation_every',
-      'lambda_rgb',
-      'lambda_distortion',
-      'lambda_regularization',
-      'lambda_transparency',
-      'lambda_depth',
-      'data.point_ray_share',
-      'field.appearance_dim',
-  )
-  for name in positive:
+  for name in _POSITIVE:
     value = _get(config, name)
     if not value > 0:
       raise errors.InputError(f'config.{name}: got {value}, expected above 0')
-  for name in zero_or_more:
+  for name in _ZERO_OR_MORE:
     value = _get(config, name)
     if not value >= 0:
       raise errors.InputError(f'config.{name}: got {value}, expected >= 0')

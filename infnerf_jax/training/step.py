@@ -158,6 +158,70 @@ def _rehearsal(
   return jax.lax.cond(joins, rehearse, rest, *operands)
 
 
+class _Gradients(NamedTuple):
+  """Of all losses, weighted.
+
+  Attributes:
+    features: FeatureGradients, by where the model was looked at.
+    mlp: of the nodes' MLPs.
+    dense: of appearance and poses.
+  """
+
+  features: list[optimizer.FeatureGradient]
+  mlp: Any
+  dense: Any
+
+
+def _gradients(key, state, batch, everything, spec, render_options, options):
+  """(_Gradients, {term: unweighted loss}, samples of the last round)."""
+  sample_key, prior_key, rehearsal_key = jax.random.split(key, 3)
+  nodes = state.params['nodes']
+  surroundings = _active(everything, state.step, options)
+  rays, samples = _place(
+      sample_key, state, batch, surroundings, spec, render_options, options
+  )
+  grads, terms = gradients.ray_gradients(
+      nodes,
+      state_lib.dense_params(state.params),
+      spec,
+      surroundings,
+      samples,
+      rays,
+      batch,
+      _schedule(state.step, options),
+      options,
+  )
+  features = [
+      optimizer.FeatureGradient(
+          samples.position.reshape(-1, 3),
+          samples.slot.reshape(-1),
+          grads['probe'],
+      )
+  ]
+  mlp, zero = grads['mlp'], jnp.float32(0)
+  terms = terms._asdict() | dict.fromkeys(
+      ('rehearsal', 'consistency', 'transparency'), zero
+  )
+  if options.growth_steps and options.growth_rehearsal:
+    learned = _rehearsal(
+        rehearsal_key, state, everything, spec, rays, samples, render_options,
+        options,
+    )  # fmt: skip
+    features.append(learned.features)
+    mlp = jax.tree.map(jnp.add, mlp, learned.mlp)
+    terms['rehearsal'] = learned.loss
+  prior = gradients.prior_gradients(
+      prior_key, nodes, spec, surroundings, options
+  )
+  if prior is not None:
+    features.append(prior.features)
+    density = jax.tree.map(jnp.add, mlp['density'], prior.density)
+    mlp = {'density': density, 'color': mlp['color']}
+    terms['consistency'] = prior.consistency
+    terms['transparency'] = prior.transparency
+  return _Gradients(features, mlp, grads['dense']), terms, samples
+
+
 def train_step(
     state: state_lib.TrainState,
     batch: gradients.RayBatch,
@@ -182,79 +246,37 @@ def train_step(
   Returns:
     (state, StepMetrics).
   """
-  nodes = state.params['nodes']
-  keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-  sample_key, prior_key, rehearsal_key = keys
-  everything = surroundings
-  surroundings = _active(everything, state.step, options)
-  rays, samples = _place(
-      sample_key, state, batch, surroundings, spec, render_options, options
-  )
-  grads, terms = gradients.ray_gradients(
-      nodes,
-      state_lib.dense_params(state.params),
-      spec,
-      surroundings,
-      samples,
-      rays,
+  grads, terms, samples = _gradients(
+      jax.random.fold_in(key, state.step),
+      state,
       batch,
-      _schedule(state.step, options),
+      surroundings,
+      spec,
+      render_options,
       options,
   )
-  features = [
-      optimizer.FeatureGradient(
-          samples.position.reshape(-1, 3),
-          samples.slot.reshape(-1),
-          grads['probe'],
-      )
-  ]
-  mlp = grads['mlp']
-  consistent = empty = jnp.float32(0)
-  prior = gradients.prior_gradients(
-      prior_key, nodes, spec, surroundings, options
-  )
-  rehearsal = jnp.float32(0)
-  if options.growth_steps and options.growth_rehearsal:
-    learned = _rehearsal(
-        rehearsal_key,
-        state,
-        everything,
-        spec,
-        rays,
-        samples,
-        render_options,
-        options,
-    )
-    features.append(learned.features)
-    mlp = jax.tree.map(jnp.add, mlp, learned.mlp)
-    rehearsal = learned.loss
-  if prior is not None:
-    features.append(prior.features)
-    density = jax.tree.map(jnp.add, mlp['density'], prior.density)
-    mlp = {'density': density, 'color': mlp['color']}
-    consistent, empty = prior.consistency, prior.transparency
   loss = (
-      options.lambda_rgb * terms.mse
-      + options.lambda_distortion * terms.distortion
-      + options.lambda_depth * terms.depth
-      + rehearsal
-      + options.lambda_regularization * consistent
-      + options.lambda_transparency * empty
+      options.lambda_rgb * terms['mse']
+      + options.lambda_distortion * terms['distortion']
+      + options.lambda_depth * terms['depth']
+      + terms['rehearsal']
+      + options.lambda_regularization * terms['consistency']
+      + options.lambda_transparency * terms['transparency']
   )
   finite = {
       'loss': _all_finite(loss),
-      'mlp': _all_finite(mlp),
-      'dense': _all_finite(grads['dense']),
-      'features': _all_finite([part.gradient for part in features]),
+      'mlp': _all_finite(grads.mlp),
+      'dense': _all_finite(grads.dense),
+      'features': _all_finite([part.gradient for part in grads.features]),
   }
-  state = _apply(state, features, mlp, grads['dense'], finite, spec, options)
+  state = _apply(state, grads, finite, spec, options)
   counts = _samples_by_level(samples, spec.max_level)
   return state, StepMetrics(
-      loss, *terms, rehearsal, consistent, empty, finite, counts
+      loss=loss, **terms, finite=finite, samples_by_level=counts
   )
 
 
-def _apply(state, features, mlp, dense_gradient, finite, spec, options):
+def _apply(state, grads, finite, spec, options):
   """Updates what the step touched, or nothing where it is not finite."""
   apply = jnp.all(jnp.stack(list(finite.values())))
   nodes = state.params['nodes']
@@ -262,10 +284,10 @@ def _apply(state, features, mlp, dense_gradient, finite, spec, options):
   nodes, node_state = optimizer.update_nodes(
       nodes,
       state.opt_state['nodes'],
-      features,
-      mlp,
+      grads.features,
+      grads.mlp,
       sparse_adam.touched_slots(
-          [part.slot for part in features],
+          [part.slot for part in grads.features],
           nodes['table'].shape[0],
           implementation=spec.implementation,
       ),
@@ -280,7 +302,7 @@ def _apply(state, features, mlp, dense_gradient, finite, spec, options):
   )
   dense = state_lib.dense_params(state.params)
   updates, dense_state = dense_optimizer(options).update(
-      dense_gradient, state.opt_state['dense'], dense
+      grads.dense, state.opt_state['dense'], dense
   )
   keep = lambda new, old: jnp.where(apply, new, old)
   dense = jax.tree.map(keep, optax.apply_updates(dense, updates), dense)

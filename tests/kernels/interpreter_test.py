@@ -1,34 +1,17 @@
-"""Runs the suites of the Triton backends in Triton's interpreter.
+"""The suites of the Triton backends in Triton's interpreter.
 
-In a process of its own, since TRITON_INTERPRET is read at triton's import; with
-two devices, for shard_map. What `-k triton` selects there are the tests whose
-parameter is that backend.
+They run in a process of their own (interpreter_process), started with the
+session and asked for its results last.
 """
 
 import importlib.util
-import os
-import pathlib
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.kernels import common
+from tests.kernels import common, interpreter_process
 
-_HERE = pathlib.Path(__file__).parent
-_MODULES = (
-    "composite_test",
-    "grouped_mlp_test",
-    "hash_lookup_test",
-    "interpreter_only_test",
-    "locate_test",
-    "node_field_test",
-    "sparse_adam_test",
-    "suite_test",
-    "traverse_test",
-)
-_TIMEOUT = 900
+_MODULES = interpreter_process.MODULES
 
 pytestmark = [
     pytest.mark.skipif(
@@ -42,31 +25,10 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(interpreter_run):
   """Test cases by module name."""
-  report = tmp_path_factory.mktemp("interpreter") / "report.xml"
-  files = [f"tests/kernels/{name}.py" for name in _MODULES]
-  options = ["-k", "triton", "-m", "", "-p", "no:cacheprovider", "-q"]
-  options += [f"--junitxml={report}"]
-  flags = os.environ.get("XLA_FLAGS", "")
-  flags += " --xla_force_host_platform_device_count=2"
-  done = subprocess.run(
-      [sys.executable, "-m", "pytest", *options, *files],
-      cwd=_HERE.parents[1],
-      env={
-          **os.environ,
-          "JAX_PLATFORMS": "cpu",
-          "TRITON_INTERPRET": "1",
-          "XLA_FLAGS": flags,
-      },
-      capture_output=True,
-      text=True,
-      timeout=_TIMEOUT,
-      check=False,
-  )
-  assert report.exists(), done.stdout[-4000:] + done.stderr[-4000:]
   cases = {}
-  for case in ElementTree.parse(report).iter("testcase"):
+  for case in ElementTree.parse(interpreter_run.finish()).iter("testcase"):
     name = next(n for n in case.get("classname").split(".") if n in _MODULES)
     cases.setdefault(name, []).append(case)
   return cases

@@ -72,8 +72,8 @@ def _count_rows(results) -> list[harness.Row]:
 
 def _capture_rows(results, missing) -> list[harness.Row]:
   rows = [
-      harness.missing_row('complexity/captures', 'share', reason)
-      for reason in missing
+      harness.missing_row(f'complexity/captures/{i}', 'share', reason)
+      for i, reason in enumerate(missing)
   ]
   for result in results:
     share = [v['touched_share'] for v in result['views']]

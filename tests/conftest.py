@@ -1,0 +1,41 @@
+"""Starts the slowest process of the suite first and asks for it last."""
+
+import pytest
+
+from tests.kernels import common, interpreter_process
+
+_RUN = pytest.StashKey()
+
+
+def _waits(item) -> bool:
+  return "interpreter_run" in getattr(item, "fixturenames", ())
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=_waits)  # stable
+
+
+def pytest_collection_finish(session):
+  option = session.config.option
+  if option.collectonly or common.INTERPRETING:
+    return
+  wanted = [
+      item
+      for item in session.items
+      if _waits(item) and not item.get_closest_marker("skip")
+      and not any(m.args[0] for m in item.iter_markers("skipif"))
+  ]  # fmt: skip
+  if wanted:
+    session.config.stash[_RUN] = interpreter_process.InterpreterRun()
+
+
+def pytest_unconfigure(config):
+  run = config.stash.get(_RUN, None)
+  if run is not None:
+    run.close()
+
+
+@pytest.fixture(scope="session")
+def interpreter_run(pytestconfig):
+  """The process that runs the Triton suites in the interpreter."""
+  return pytestconfig.stash[_RUN]
