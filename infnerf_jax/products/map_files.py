@@ -24,6 +24,8 @@ from infnerf_jax.products import map_canvas
 
 NODATA = -9999.0
 BLOCK = 512
+# GDAL keeps a block's buffer for every tile that it has open.
+_TILE_BLOCK, _OPEN_TILES = 256, 12
 _JOURNAL = 'journal.jsonl'
 _FULL_BYTES = 4 << 20
 
@@ -63,6 +65,19 @@ LAYERS = (TDOM, DSM, ACCURACY)
 def layer_path(out: pathlib.Path, layer: Layer) -> pathlib.Path:
   """FILE.tif, FILE_dsm.tif, FILE_accuracy.tif."""
   return out.with_name(out.stem + layer.suffix + out.suffix)
+
+
+def gdal_options(cache_bytes: int) -> rasterio.Env:
+  """GDAL's settings while a map is made: what it may hold in memory.
+
+  Args:
+    cache_bytes: of blocks.
+  """
+  return rasterio.Env(
+      GDAL_CACHEMAX=int(cache_bytes),
+      GDAL_MAX_DATASET_POOL_SIZE=str(_OPEN_TILES),
+      VRT_NUM_THREADS='1',
+  )
 
 
 @contextlib.contextmanager
@@ -220,14 +235,15 @@ class TileStore:
 def _write_tile(path: pathlib.Path, layer: Layer, bands, place) -> None:
   """Writes one tiled GeoTIFF; it has its name when it is whole."""
   partial = path.with_name(path.name + '.part')
+  partial.unlink(missing_ok=True)  # Half a file of a kill.
   count, height, width = bands.shape
   with gdal_errors(path):
     with rasterio.open(
         partial, 'w', driver='GTiff', dtype=layer.dtype, count=count,
         transform=place, width=width, height=height, nodata=layer.nodata,
-        tiled=True, blockxsize=BLOCK, blockysize=BLOCK, compress='deflate',
-        zlevel=1, predictor=3 if layer.dtype == 'float32' else 2,
-        BIGTIFF='IF_SAFER',
+        tiled=True, blockxsize=_TILE_BLOCK, blockysize=_TILE_BLOCK,
+        compress='deflate', zlevel=1, BIGTIFF='IF_SAFER',
+        predictor=3 if layer.dtype == 'float32' else 2,
     ) as file:  # fmt: skip
       file.write(np.ascontiguousarray(bands, layer.dtype))
   os.replace(partial, path)
@@ -275,7 +291,9 @@ def mosaic_xml(
       add(source, 'SourceBand', str(number))
       extent = {'xSize': str(tile.width), 'ySize': str(tile.height)}
       # With its size stated a source is opened only when it is read.
-      block = {'BlockXSize': str(BLOCK), 'BlockYSize': str(BLOCK)}
+      block = {
+          'BlockXSize': str(_TILE_BLOCK), 'BlockYSize': str(_TILE_BLOCK),
+      }  # fmt: skip
       shape = {
           'RasterXSize': str(tile.width), 'RasterYSize': str(tile.height),
           'DataType': kind, **block,
@@ -311,6 +329,7 @@ def write_mosaics(
         virtual, mosaic_xml(canvas, layer, sources, wkt, tags)
     )
     partial = store.folder / f'mosaic{layer.suffix}.tif.part'
+    partial.unlink(missing_ok=True)
     with gdal_errors(partial):
       rasterio_shutil.copy(
           os.fspath(virtual), os.fspath(partial), driver='COG',

@@ -13,7 +13,6 @@ import time
 from typing import Any, Callable, NamedTuple, Protocol
 
 import numpy as np
-import rasterio
 
 from infnerf_jax import errors, progress
 from infnerf_jax.products import (
@@ -336,7 +335,7 @@ def write_map(
   out = map_files.check_out(out)
   canvas, rendered = job.canvas, 0
   with contextlib.ExitStack() as stack:
-    stack.enter_context(rasterio.Env(GDAL_CACHEMAX=int(cache_bytes)))
+    stack.enter_context(map_files.gdal_options(cache_bytes))
     store = stack.enter_context(map_files.TileStore(out, canvas, job.identity))
     resumed = len(store.done)
     bar = None

@@ -21,6 +21,8 @@ from infnerf_jax.scene import pyramid as pyramid_lib
 
 # Philox keys of windows; steps never reach them.
 _WINDOW_KEY = 2**63
+# Of the colour range: a smooth pixel's chance beside a detailed one's.
+_DETAIL_FLOOR = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class BatchOptions:
       for decoded photos does not hold two windows.
     point_ray_share: share of the rays that go through sparse points, where
       there are observations.
+    detail_candidates: pixels that compete to be a ray, the likelier the more
+      they differ from the next coarser pyramid level; 1: all alike.
   """
 
   num_rays: int = 4096
@@ -45,6 +49,7 @@ class BatchOptions:
   window_steps: int = 256
   window_photos: int = 16
   point_ray_share: float = 0.0
+  detail_candidates: int = 1
 
 
 class RayBatch(NamedTuple):
@@ -166,8 +171,13 @@ def sample_batch(
     pyramid.on_demand.prefetch(
         window_rows(pyramid, photo_rows, options, window + 1)
     )
-  draw = _generator(options.seed, step).random(options.num_rays)
+  generator = _generator(options.seed, step)
+  draw = generator.random(options.num_rays)
   photo_idx, level, x, y = _draw_pixels(pyramid, rows, ends, draw)
+  if options.detail_candidates > 1:
+    photo_idx, x, y = _detailed_pixels(
+        pyramid, rows, ends, level, options.detail_candidates, generator
+    )
   distance = np.zeros(options.num_rays, np.float32)
   num_points = round(options.point_ray_share * options.num_rays)
   if observations is not None and num_points:
@@ -205,6 +215,40 @@ def _draw_pixels(pyramid, rows, ends, draw):
   )
   y, x = np.divmod(pixel, width)
   return photo_idx, level, x, y
+
+
+def _detailed_pixels(pyramid, rows, ends, level, num_candidates, generator):
+  """(photo, x, y) of rays of given levels, more of them where detail is.
+
+  Resampled importance sampling: of a few pixels drawn uniformly one is kept
+  with a chance in proportion to its detail. Smooth pixels are learned early;
+  the rays go where an octave's detail is still to be learned.
+  """
+  wide = np.repeat(level, num_candidates)
+  bounds = np.concatenate([[0.0], ends])[:: len(rows)]  # of the levels
+  lower, upper = bounds[wide], bounds[wide + 1]
+  draw = lower + generator.random(len(wide)) * (upper - lower)
+  # Rounding may carry a draw past its level.
+  draw = np.clip(draw, lower, np.nextafter(upper, 0))
+  photo_idx, _, x, y = _draw_pixels(pyramid, rows, ends, draw)
+  detail = _detail(pyramid, photo_idx, wide, x, y) + _DETAIL_FLOOR
+  share = detail.reshape(len(level), num_candidates).cumsum(axis=1)
+  pick = generator.random((len(level), 1)) * share[:, -1:]
+  chosen = np.argmax(pick < share, axis=1)
+  chosen += np.arange(len(level)) * num_candidates
+  return photo_idx[chosen], x[chosen], y[chosen]
+
+
+def _detail(pyramid, photo_idx, level, x, y):
+  """[R] how far pixels are from the coarser level's, of the colour range."""
+  coarser = np.minimum(level + 1, pyramid.sizes.shape[1] - 1)
+  size = pyramid.sizes[photo_idx, coarser].astype(np.int64)
+  down = coarser - level
+  above = np.minimum(np.stack([x >> down, y >> down], axis=-1), size - 1)
+  fine, valid = pyramid_lib.gather(pyramid, photo_idx, level, x, y)
+  coarse, _ = pyramid_lib.gather(pyramid, photo_idx, coarser, *above.T)
+  difference = fine.astype(np.float32) - coarse.astype(np.float32)
+  return np.abs(difference).mean(axis=-1) / 255 * valid
 
 
 def _draw_points(pyramid, rows, observations, draw, level):

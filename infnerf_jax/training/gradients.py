@@ -64,10 +64,12 @@ class Schedule(NamedTuple):
   Attributes:
     background: [3] mean of the colours behind everything.
     depth_width: share of a sparse point's distance, the bell around it.
+    lambda_depth: weight of that loss.
   """
 
   background: jax.Array
   depth_width: jax.Array
+  lambda_depth: jax.Array
 
 
 class RayLosses(NamedTuple):
@@ -193,7 +195,7 @@ def _ray_loss(
     )
     depth = losses.depth_loss(samples.t, colors.weights, batch.distance, width)
     depth *= jnp.sum(batch.distance > 0) / counts.points
-    loss += options.lambda_depth * depth
+    loss += schedule.lambda_depth * depth
   return loss, RayLosses(mse, distortion, depth)
 
 

@@ -55,6 +55,7 @@ def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
       pyramid_ray_share=tuple(config.data.pyramid_ray_share),
       seed=config.seed,
       point_ray_share=config.data.point_ray_share if known else 0.0,
+      detail_candidates=config.data.detail_candidates,
   )
 
 

@@ -19,6 +19,7 @@ _POSITIVE = (
     'checkpoint_every',
     'checkpoints_kept',
     'num_pyramid_levels',
+    'data.detail_candidates',
     'field.num_grid_scales',
     'field.log2_table_size',
     'field.num_features',
@@ -49,6 +50,7 @@ _ZERO_OR_MORE = (
     'lambda_regularization',
     'lambda_transparency',
     'lambda_depth',
+    'depth_final',
     'data.point_ray_share',
     'field.appearance_dim',
 )
@@ -165,6 +167,7 @@ def step_options(config) -> options_lib.StepOptions:
       num_prior_points=config.num_prior_points,
       random_background=config.random_background,
       lambda_depth=config.lambda_depth,
+      depth_final=config.depth_final,
       depth_width_steps=length // 2,
       background_ramp_steps=round(config.background_ramp * length),
       opaque_end=config.sampling.opaque_end,

@@ -77,7 +77,8 @@ def _schedule(step, options) -> gradients.Schedule:
   share = jnp.clip(step / max(options.depth_width_steps, 1), 0.0, 1.0)
   # Two decades of narrowing; footprints bound it from below.
   width = options.depth_width_initial * 0.01**share
-  return gradients.Schedule(background, width)
+  weight = options.lambda_depth * options.depth_final**share
+  return gradients.Schedule(background, width, weight)
 
 
 def _active(surroundings, step, options):
@@ -258,7 +259,7 @@ def train_step(
   loss = (
       options.lambda_rgb * terms['mse']
       + options.lambda_distortion * terms['distortion']
-      + options.lambda_depth * terms['depth']
+      + _schedule(state.step, options).lambda_depth * terms['depth']
       + terms['rehearsal']
       + options.lambda_regularization * terms['consistency']
       + options.lambda_transparency * terms['transparency']

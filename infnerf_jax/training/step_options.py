@@ -12,7 +12,8 @@ class StepOptions:
     lambda_distortion: of the distortion loss.
     lambda_regularization: of level consistency.
     lambda_transparency: of the prior towards empty space.
-    lambda_depth: of the distances of rays through sparse points.
+    lambda_depth: of the distances of rays through sparse points, at the start.
+    depth_final: share of it that is left when its bell is narrowest.
     depth_width_initial: width of the bell around such a point at the start,
       as a share of its distance.
     depth_width_final: at the end, in footprints there.
@@ -46,6 +47,7 @@ class StepOptions:
   lambda_regularization: float = 0.0001
   lambda_transparency: float = 0.001
   lambda_depth: float = 0.0
+  depth_final: float = 1.0
   depth_width_initial: float = 0.05
   depth_width_final: float = 4.0
   depth_width_steps: int = 0

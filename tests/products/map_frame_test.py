@@ -42,17 +42,23 @@ def test_another_system_round_trips_to_a_millimetre(wanted):
   there = frame.from_scene(scene)
   np.testing.assert_allclose(frame.to_scene(there), scene, atol=1e-3)
   plane = pyproj.Transformer.from_crs('EPSG:32633', wanted, always_xy=True)
-  east, north = plane.transform(scene[:, 0] + offset[0], scene[:, 1] + offset[1])
+  east, north = plane.transform(
+      scene[:, 0] + offset[0], scene[:, 1] + offset[1]
+  )
   np.testing.assert_allclose(there[:, 0], east, atol=1e-3)
   np.testing.assert_allclose(there[:, 1], north, atol=1e-3)
 
 
 def test_earth_centred_scenes_become_maps_in_their_utm_zone():
-  to_ecef = pyproj.Transformer.from_crs('EPSG:4979', 'EPSG:4978', always_xy=True)
+  to_ecef = pyproj.Transformer.from_crs(
+      'EPSG:4979', 'EPSG:4978', always_xy=True
+  )
   longitude, latitude, height = 15.1, 48.85, 300.0
   offset = np.array(to_ecef.transform(longitude, latitude, height))
   up = np.array(to_ecef.transform(longitude, latitude, height + 1)) - offset
-  north = np.array(to_ecef.transform(longitude, latitude + 1e-5, height)) - offset
+  north = (
+      np.array(to_ecef.transform(longitude, latitude + 1e-5, height)) - offset
+  )
   north = north / np.linalg.norm(north)
   east = np.cross(north, up)
   frame = map_frame.make_frame(

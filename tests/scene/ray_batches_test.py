@@ -1,5 +1,7 @@
 """Ray batches: pure in (seed, step), uniform over pixels, correct pixels."""
 
+import dataclasses
+import math
 import threading
 import time
 
@@ -32,11 +34,13 @@ def _pyramid(tmp_path, *, cache_gb=1.0, downscale=1.0, edit=None):
   return result
 
 
+@pytest.mark.parametrize('candidates', [1, 3])
 @pytest.mark.parametrize('cache_gb', [1.0, 1.5e-5, 0.0])
 @pytest.mark.parametrize('downscale', [1.0, 1.5])
-def test_rays_carry_their_pixels(tmp_path, cache_gb, downscale):
+def test_rays_carry_their_pixels(tmp_path, cache_gb, downscale, candidates):
   photos = _pyramid(tmp_path, cache_gb=cache_gb, downscale=downscale)
-  batch = ray_batches.sample_batch(photos, np.arange(6), OPTIONS, 3)
+  options = dataclasses.replace(OPTIONS, detail_candidates=candidates)
+  batch = ray_batches.sample_batch(photos, np.arange(6), options, 3)
   side = downscale * 2.0**batch.pyramid_level
   np.testing.assert_allclose(batch.pixel_size, side, rtol=1e-6)
   index = batch.pix / side[:, None] - 0.5
@@ -51,10 +55,12 @@ def test_rays_carry_their_pixels(tmp_path, cache_gb, downscale):
   assert [field.dtype for field in batch] == kinds
 
 
+@pytest.mark.parametrize('candidates', [1, 2])
 @pytest.mark.parametrize('cache_gb', [1.0, 1.5e-5, 0.0])
-def test_pure_function_of_seed_and_step(tmp_path, cache_gb):
+def test_pure_function_of_seed_and_step(tmp_path, cache_gb, candidates):
   photos = _pyramid(tmp_path, cache_gb=cache_gb)
-  make = lambda step, options=OPTIONS: ray_batches.sample_batch(
+  here = dataclasses.replace(OPTIONS, detail_candidates=candidates)
+  make = lambda step, options=here: ray_batches.sample_batch(
       photos, np.arange(6), options, step
   )
   first = [make(step) for step in range(6)]
@@ -128,6 +134,43 @@ def test_photos_on_demand_get_their_share_in_turn(tmp_path, cache_gb):
       got[cached] / got.sum(), pixels[cached] / pixels.sum(), atol=0.01
   )
   assert (got > 0).all()
+
+
+@pytest.mark.parametrize('candidates', [2, 3])
+def test_detail_wins_by_its_size(tmp_path, candidates):
+  """Chances against the binomial sum over how many candidates have detail."""
+  step = 20  # of 255
+
+  folder = builders.infnerf(tmp_path / 'scene', num_photos=6)
+  for path in (folder / 'images').iterdir():
+    with PIL.Image.open(path) as photo:
+      width, height = photo.size
+    y, x = np.mgrid[:height, :width]
+    board = 100 + step * (-1) ** (x + y) * (x < width // 2)
+    rgb = np.repeat(board[..., None], 3, -1).astype(np.uint8)
+    PIL.Image.fromarray(rgb).save(path)
+  scene = readers.load_scene(folder)
+  photos, _, _ = pyramid.build(
+      scene, tmp_path / 'cache', cache_gb=1.0, downscale=1.0, num_levels=2,
+      show_progress=False,
+  )  # fmt: skip
+  idx, level, pix = _draw(
+      photos, np.arange(6), steps=2, pyramid_ray_share=(1, 0.5),
+      detail_candidates=candidates,
+  )  # fmt: skip
+  assert np.mean(level == 0) == pytest.approx(2 / 3, abs=0.01)
+  assert set(idx) == set(range(6))
+  left = pix[:, 0] < photos.sizes[0, 0, 0] // 2
+  # The coarsest level has nothing to differ from.
+  assert left[level == 1].mean() == pytest.approx(0.5, abs=0.02)
+  smooth = 0.03
+  detailed = smooth + step / 255
+  chance = sum(
+      math.comb(candidates, k) / 2**candidates
+      * k * detailed / (k * detailed + (candidates - k) * smooth)
+      for k in range(candidates + 1)
+  )  # fmt: skip
+  assert left[level == 0].mean() == pytest.approx(chance, abs=0.02)
 
 
 def test_windows_fit_the_memory_for_decoded_photos(tmp_path):

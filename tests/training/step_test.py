@@ -180,3 +180,26 @@ def test_random_background_asks_for_opacity():
     loss[name] = float(metrics.mse)
   # A clear ray passes for black before black alone, not before all colours.
   assert loss['all'] > loss['black']
+
+
+def test_the_depth_loss_fades():
+  options = tiny.replace(
+      tiny.STEP,
+      random_background=False,
+      lambda_distortion=0.0,
+      lambda_regularization=0.0,
+      lambda_transparency=0.0,
+      lambda_depth=0.5,
+      depth_final=0.01,
+      depth_width_steps=10,
+  )
+  step = tiny.train_step(None, options)
+  batch = tiny.batch(32, 0)
+  batch = batch._replace(distance=jnp.full_like(batch.distance, 3.0))
+  for at, weight in ((0, 0.5), (5, 0.05), (10, 0.005), (30, 0.005)):
+    state = tiny.state(options)._replace(step=jnp.int32(at))
+    key = jax.random.key(7, impl='rbg')
+    _, metrics = step(state, batch, tiny.surroundings(), key)
+    assert metrics.depth > 0
+    want = options.lambda_rgb * metrics.mse + weight * metrics.depth
+    np.testing.assert_allclose(metrics.loss, want, rtol=1e-5)

@@ -1,0 +1,25 @@
+"""Exact pixels of the synthetic city in place of a trained field."""
+
+import numpy as np
+
+from infnerf_jax.products import orthophoto
+from infnerf_jax.scene import city as city_lib
+
+
+class CityPixels:
+  """What `orthophoto.Pixels` says, by casting rays at the city itself."""
+
+  near = 1.0
+
+  def __init__(self, extent: float, *, reach: float | None = None):
+    self.city = city_lib.make_city(extent=extent)
+    half = (reach or extent) / 2
+    self.sample_aabb = np.array([[-half, -half, -1.0], [half, half, 30.0]])
+    self.identity = {'city': extent}
+    self.calls = 0
+
+  def render(self, camera) -> orthophoto.TileMaps:
+    self.calls += 1
+    view = city_lib.render(self.city, camera, supersampling=1, with_depth=False)
+    one = np.ones(view.depth.shape, np.float32)
+    return orthophoto.TileMaps(view.rgb, one, view.depth, one, 2 * one)
