@@ -30,10 +30,10 @@ def base() -> ml_collections.ConfigDict:
   data.downscale = 0.0  # full-size pixels per training pixel; 0: see max_width
   data.max_width = 500  # pixels; what an automatic downscale aims at
   data.cache_gb = 20.0  # decoded photos kept beside the workdir
-  data.pyramid_ray_share = (0.55, 0.2, 0.15, 0.1)  # of rays, by level
-  data.point_ray_share = 0.3  # of rays, through sparse points
+  data.pyramid_ray_share = (0.7, 0.14, 0.1, 0.06)  # of rays, by level
+  data.point_ray_share = 0.2  # of rays, through sparse points
   # Pixels that compete to be a ray: those with more detail win more often.
-  data.detail_candidates = 1
+  data.detail_candidates = 4
   data.test_every = 8  # every 8th usable photo by name is a test photo
   data.test_list = ''  # file of names; overrides test_every
   data.train_list = ''  # file of names
@@ -90,7 +90,8 @@ def base() -> ml_collections.ConfigDict:
   config.lambda_regularization = 1e-4  # level consistency (reference: 0.01)
   config.lambda_transparency = 0.0  # reference: 0.001
   config.lambda_depth = 0.01  # rays through sparse points end there
-  config.depth_final = 1.0  # share of it left after half the run
+  # Share of it left after half the run: photos rule where points are wrong.
+  config.depth_final = 0.01
   config.num_prior_nodes = 4
   config.num_prior_points = 32  # in each node (reference: 2048)
 

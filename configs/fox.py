@@ -12,7 +12,7 @@ from configs import common
 
 def get_config(arg=None):
   """Config; `arg` may set `quicktest` or `steps`."""
-  values = common.parse_arg(arg, quicktest=False, steps=6000)
+  values = common.parse_arg(arg, quicktest=False, steps=7500)
   config = common.base()
   config.num_steps = values.steps
   config.data.downscale = 4.0
@@ -20,6 +20,7 @@ def get_config(arg=None):
   config.field.log2_table_size = 16
   config.octree_growth_schedule = (0.1, 0.25)
   config.sampling.level_bias = -1.0
+  config.data.pyramid_ray_share = (0.8, 0.1, 0.06, 0.04)
   if values.quicktest:
     config.num_steps = 40
     config.batch_size = 256
