@@ -1,8 +1,8 @@
-"""Which node shard owns which nodes: top levels on all, subtrees on one each.
+"""Which node shard owns which nodes: the top on all, subtrees on one each.
 
-Nodes above the split level are replicated; each subtree that begins there
-lives, with its moments, on the one shard that owns it. Plain NumPy and
-deterministic: every process computes the same partition by itself.
+The top of the tree is replicated; each subtree below it lives, with its
+moments, on the one shard that owns it. Plain NumPy and deterministic: every
+process computes the same partition by itself.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,14 @@ import numpy as np
 
 # Relative differences below this are rounding, not an advantage.
 _MARGIN = 1e-9
+# Subtrees that are split one by one in search of balance.
+_MAX_SPLITS = 64
 
 
 class Partition(NamedTuple):
   """Where nodes live; D node shards, N nodes, C local slots.
 
   Attributes:
-    split_level: nodes of levels below this number are replicated.
     shard_of_node: [N] int32, -1: replicated.
     local_slot: [D, N] int32, a node's row on a shard, -1: not there.
       Replicated nodes come first, in the order of their rows.
@@ -28,7 +29,6 @@ class Partition(NamedTuple):
       the replicated nodes' are shared equally.
   """
 
-  split_level: int
   shard_of_node: np.ndarray
   local_slot: np.ndarray
   node_of_local: np.ndarray
@@ -51,21 +51,20 @@ class Partition(NamedTuple):
     return self.capacity / self.local_slot.shape[1]
 
 
-def subtree_roots(level, parent, split_level: int) -> np.ndarray:
-  """[N] int32: the ancestor (or self) at `split_level`, -1 above it.
+def subtree_roots(level, parent, replicated) -> np.ndarray:
+  """[N] int32: the topmost owned ancestor (or self), -1 of replicated nodes.
 
   Args:
-    level: [N] int, parents before children.
+    level: [N] int, rows level by level.
     parent: [N] int, -1 for the root.
-    split_level: at least 1.
+    replicated: [N] bool, with every node its ancestors.
   """
-  level, parent = np.asarray(level), np.asarray(parent)
   roots = np.full(len(level), -1, np.int32)
-  at_split = np.flatnonzero(level == split_level)
-  roots[at_split] = at_split
-  for deeper in range(split_level + 1, int(level.max()) + 1):
-    nodes = np.flatnonzero(level == deeper)
-    roots[nodes] = roots[parent[nodes]]
+  for depth in range(int(level.max()) + 1):
+    nodes = np.flatnonzero((level == depth) & ~replicated)
+    # The root of the tree, if owned, stands above all.
+    above = np.where(parent[nodes] < 0, -1, roots[parent[nodes]])
+    roots[nodes] = np.where(above < 0, nodes, above)
   return roots
 
 
@@ -112,18 +111,20 @@ def imbalance(weights, assigned, num_shards: int) -> float:
 def make_partition(
     level, parent, samples, num_shards: int, *, split_level: int | None = None
 ) -> Partition:
-  """Splits a tree into replicated top levels and owned subtrees.
+  """Splits a tree into replicated top nodes and owned subtrees.
 
-  The split level, unless given, is the one whose worst shard is nearest to an
-  equal share of the tree's nodes and of the samples: a deeper split balances
-  better and replicates more.
+  More replicated nodes leave smaller subtrees, which balance better. Tried are
+  whole levels, and from level 1 down one subtree after another of the shard
+  that has most. Kept is what brings the worst shard nearest to an equal share
+  of the tree's nodes and of the samples.
 
   Args:
     level: [N] int, rows level by level as in `octree.tree`.
     parent: [N] int, -1 for the root.
     samples: [N] expected samples of each node, any unit.
     num_shards: D node shards.
-    split_level: 1 to the deepest level + 1 (all replicated), or None.
+    split_level: replicates the levels above this one, 1 to the deepest + 1;
+      None: as described.
 
   Returns:
     Partition.
@@ -134,16 +135,67 @@ def make_partition(
   level, parent = np.asarray(level), np.asarray(parent)
   samples = np.asarray(samples, np.float64)
   _check(level, parent, samples, num_shards, split_level)
+  make = lambda replicated: _assign(
+      level, parent, samples, num_shards, replicated
+  )
   if split_level is not None:
-    return _partition_at(level, parent, samples, num_shards, split_level)
-  best, best_score = None, np.inf
-  for candidate in range(1, int(level.max()) + 2):
-    found = _partition_at(level, parent, samples, num_shards, candidate)
-    # Both are 1 at best: an equal share of the nodes, and of the samples.
-    score = max(found.resident_share * num_shards, found.sample_imbalance)
-    if score < best_score - _MARGIN:
-      best, best_score = found, score
+    return make(level < split_level)
+  best = min(
+      (make(level < depth) for depth in range(1, int(level.max()) + 2)),
+      key=_excess,
+  )
+  return _split_further(make, parent, samples, make(level < 1), best)
+
+
+def _excess(partition) -> float:
+  """Worst shard against an equal share of nodes and samples; 1 at best."""
+  return max(
+      partition.resident_share * partition.num_shards,
+      partition.sample_imbalance,
+  )
+
+
+def _split_further(make, parent, samples, start, best):
+  """The best of a partition and of those on the way down from `start`."""
+  num_nodes, current = len(parent), start
+  num_children = np.bincount(parent[1:], minlength=num_nodes)
+  for _ in range(_MAX_SPLITS):
+    top, shards = current.num_replicated, current.num_shards
+    # What perfect balance would give with so many replicas, or with more.
+    bound = (top * shards + num_nodes - top) / num_nodes
+    if bound >= _excess(best) - _MARGIN:
+      break
+    node = _to_split(current, parent, samples, num_children)
+    if node < 0:
+      break
+    replicated = current.shard_of_node < 0
+    replicated[node] = True
+    current = make(replicated)
+    if _excess(current) < _excess(best) - _MARGIN:
+      best = current
   return best
+
+
+def _to_split(partition, parent, samples, num_children) -> int:
+  """Root of the largest subtree of the shard with most, -1: none has parts."""
+  owner = partition.shard_of_node
+  owned = np.flatnonzero(owner >= 0)
+  roots = owned[(parent[owned] < 0) | (owner[parent[owned]] < 0)]
+  if not len(roots):
+    return -1
+  size, load = np.ones(len(owner)), samples.copy()
+  for node in range(len(owner) - 1, 0, -1):
+    size[parent[node]] += size[node]
+    load[parent[node]] += load[node]
+  shares = np.maximum(size / len(owner), load / max(load[0], 1e-300))
+  shards = owner[roots]
+  total = np.bincount(shards, shares[roots], partition.num_shards)
+  candidates = roots[num_children[roots] > 0]
+  if not len(candidates):
+    return -1
+  # Of the shard that has most, as long as that has something to split.
+  key = np.lexsort((-shares[candidates], -total[owner[candidates]]))
+  return int(candidates[key[0]])
 
 
 def _check(level, parent, samples, num_shards, split_level):
@@ -168,8 +220,9 @@ def _check(level, parent, samples, num_shards, split_level):
     )
 
 
-def _partition_at(level, parent, samples, num_shards, split_level) -> Partition:
-  roots = subtree_roots(level, parent, split_level)
+def _assign(level, parent, samples, num_shards, replicated) -> Partition:
+  """Deals out the subtrees that a set of replicated nodes leaves."""
+  roots = subtree_roots(level, parent, replicated)
   first, subtree = np.unique(roots[roots >= 0], return_inverse=True)
   memory = np.bincount(subtree, minlength=len(first))
   owned = roots >= 0
@@ -181,7 +234,6 @@ def _partition_at(level, parent, samples, num_shards, split_level) -> Partition:
   busy = np.bincount(assigned, load, num_shards)
   busy = busy + samples[~owned].sum() / num_shards
   return Partition(
-      split_level=split_level,
       shard_of_node=shard_of_node,
       local_slot=local_slot,
       node_of_local=node_of_local,

@@ -37,11 +37,11 @@ def test_properties(case):
   level, parent, samples, shards = case
   found = partition_lib.make_partition(level, parent, samples, shards)
   owner = found.shard_of_node
-  np.testing.assert_array_equal(owner < 0, level < found.split_level)
   assert owner[0] == -1 and np.all(found.local_slot[:, 0] == 0)
-  # A subtree stays together.
-  below = level > found.split_level
-  np.testing.assert_array_equal(owner[below], owner[parent[below]])
+  # The replicated nodes are a top of the tree; a subtree stays together.
+  above = owner[parent[1:]]
+  assert np.all(above[owner[1:] < 0] < 0)
+  np.testing.assert_array_equal(owner[1:][above >= 0], above[above >= 0])
   top = np.flatnonzero(owner < 0)
   for shard in range(shards):
     here = found.local_slot[shard]
@@ -80,10 +80,14 @@ def test_deterministic_and_independent_of_the_unit_of_samples():
       np.testing.assert_array_equal(a, b)
 
 
-def test_the_split_level_is_the_best():
+def score(found):
+  """What is chosen by: the worst shard's excess."""
+  return max(found.resident_share * found.num_shards, found.sample_imbalance)
+
+
+def test_no_split_level_is_better():
   for level, parent, samples, shards in cases():
     found = partition_lib.make_partition(level, parent, samples, shards)
-    score = lambda p: max(p.resident_share * shards, p.sample_imbalance)
     all_levels = [
         partition_lib.make_partition(
             level, parent, samples, shards, split_level=split
@@ -135,8 +139,25 @@ def test_equal_subtrees_are_shared_equally():
   parent = parent.astype(int)
   for shards in (1, 2, 4, 8):
     found = partition_lib.make_partition(level, parent, np.ones(73), shards)
-    assert found.split_level == 1 and found.capacity == 1 + 72 // shards
+    assert found.num_replicated == 1 and found.capacity == 1 + 72 // shards
     assert found.memory_imbalance == found.sample_imbalance == 1.0
+
+
+def test_uneven_subtrees_are_split_where_that_helps():
+  # One large subtree, three small: whole levels replicate too much.
+  sizes = (20, 3, 3, 3)
+  level = np.repeat([0, 1, 2], [1, 4, sum(sizes)])
+  parent = np.concatenate(
+      [[-1], np.zeros(4), np.repeat([1, 2, 3, 4], sizes)]
+  ).astype(int)
+  samples = np.ones(len(level))
+  found = partition_lib.make_partition(level, parent, samples, 4)
+  by_level = [
+      partition_lib.make_partition(level, parent, samples, 4, split_level=s)
+      for s in (1, 2)
+  ]
+  assert found.num_replicated == 2
+  assert score(found) < min(score(p) for p in by_level)
 
 
 def test_more_shards_than_subtrees_leaves_some_without():
