@@ -48,6 +48,7 @@ def base() -> ml_collections.ConfigDict:
   config.max_gsd = 0.0  # the root's node_gsd; 0: from the root's side
   config.min_gsd = 0.0  # no level is finer; 0: no limit
   config.scene_bound = 0.0  # half the root's side; 0: from the points
+  config.root_octaves = 0  # doublings of that side: room for coarser pixels
   config.use_pruning = True
   config.min_points = 0
   config.min_cameras = 3

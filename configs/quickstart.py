@@ -25,15 +25,17 @@ def get_config(arg=None):
   city.width, city.height = 256, 192  # pixels
   city.exposure_variation = 0.0
   config.num_steps = 8000
-  config.target_depth = 2
-  # Only the tallest roofs, seen from the lowest altitude, would open a third
+  # Two octaves above the scene for the coarse pixels of the highest photos.
+  # Below, only the tallest roofs, seen from the lowest altitude, would open a
   # level: 67 nodes for a fourteenth of the samples learned next to nothing.
-  config.max_depth = 2
-  config.octree_growth_schedule = (0.1, 0.2)
+  config.root_octaves = 2
+  config.target_depth = config.max_depth = 4
+  config.octree_growth_schedule = (0.04, 0.08, 0.12, 0.2)
   config.field.log2_table_size = 15
   # Cells of half a footprint: sharper, and nodes see two pyramid levels.
   config.sampling.level_bias = -1.0
   config.data.detail_candidates = 8
+  config.data.pyramid_ray_share = (0.6, 0.16, 0.13, 0.11)
   config.sampling.box_margin = 1.5  # oblique photos see fields far outside
   if values.demo:
     city.num_photos = 40

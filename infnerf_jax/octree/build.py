@@ -33,6 +33,8 @@ class BuildOptions:
     max_gsd: the root's node_gsd, 0 derives it from the root's side.
     min_gsd: no level is finer; 0 is no limit.
     scene_bound: half the root's side, 0 derives it from the points.
+    root_octaves: doublings of that derived side; pixels coarser than the
+      root's cells alias.
     use_pruning: keep only nodes with points; False keeps all down to
       `max_depth`.
     min_points: a node needs more points than this.
@@ -48,6 +50,7 @@ class BuildOptions:
   max_gsd: float = 0.0
   min_gsd: float = 0.0
   scene_bound: float = 0.0
+  root_octaves: int = 0
   use_pruning: bool = True
   min_points: int = 0
   min_cameras: int = 3
@@ -74,6 +77,7 @@ def _root_cube(points, options):
   box = boxes.percentile_aabb(points, *_ROOT_PERCENTILES)
   center = box.mean(axis=0)
   side = float(np.max(box[1] - box[0])) * _ROOT_MARGIN
+  side *= 2.0**options.root_octaves
   if options.scene_bound:
     side = 2 * options.scene_bound
   if not side > 0:

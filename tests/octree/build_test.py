@@ -145,6 +145,7 @@ def test_options_bound_the_tree():
   assert limited.num_levels == 3
   assert limited.node_gsd(limited.num_levels - 1) >= floor * (1 - 1e-9)
   assert of(scene_bound=50.0).side == 100.0
+  assert of(root_octaves=2).side == pytest.approx(4 * of().side)
   by_gsd = of(max_gsd=0.5)
   assert by_gsd.grid_size == round(by_gsd.side / 1.0)
   full = of(grid_size=32, max_depth=2, use_pruning=False)
