@@ -9,6 +9,7 @@ import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.sharding import exchange
 from kernels.node_field import specs as field_specs
 
 
@@ -18,10 +19,12 @@ class TreeArrays(NamedTuple):
   Attributes:
     children: [N, 8] int32, -1 absent.
     slot_of_node: [N] int32, -1 not resident.
+    shard: what of the slots this device holds, None: all of them.
   """
 
   children: jax.Array
   slot_of_node: jax.Array
+  shard: exchange.Shard | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ earlier sampling rounds come from the same octree, without gradient
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -13,12 +14,12 @@ import jax.numpy as jnp
 
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import directions as directions_lib
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.octree import levels as levels_lib
 from infnerf_jax.render import blending, sampling
+from infnerf_jax.sharding import exchange
 from kernels.composite import api as composite_op
 from kernels.locate import api as locate_op
-from kernels.node_field import api as node_field
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +128,8 @@ def locate_samples(
   if key is not None:
     # Neighbouring levels agree where they meet if both see either's samples
     # (radius perturbation, InfNeRF section 3.4).
-    footprint *= 2.0 ** jax.random.uniform(
-        key, t.shape, minval=-0.5, maxval=0.5
+    footprint *= 2.0 ** exchange.uniform(
+        model.tree.shard, key, t.shape, minval=-0.5, maxval=0.5
     )
   if bias:
     footprint *= 2.0**bias
@@ -191,12 +192,13 @@ def with_coarse(samples, model, spec, rays, policy) -> Samples:
 
 def proposal_weights(model, spec, samples: Samples):
   """[R, S] weights of a proposal round, from densities alone."""
-  raw = node_field.node_density(
+  raw = node_evaluation.node_density(
       model.nodes,
+      model.tree,
       samples.position.reshape(-1, 3),
       samples.slot.reshape(-1),
-      spec=spec.field,
-      implementation=spec.implementation,
+      node_evaluation.ray_of_samples(samples.t),
+      spec=spec,
   ).reshape(samples.t.shape)
   density = scene_model.density(raw, spec)
   density = jnp.where(samples.slot < 0, 0.0, density)
@@ -249,7 +251,8 @@ def sampling_rounds(
       else jax.random.split(key, 2 * rounds)
   )
   shape = rays.cone_slope.shape[:-1]
-  sdist = sampling.stratified(keys[0], shape, options.num_samples[0])
+  draw = functools.partial(exchange.uniform, model.tree.shard)
+  sdist = sampling.stratified(keys[0], shape, options.num_samples[0], draw=draw)
   placed = []
   for i in range(rounds):
     last = i == rounds - 1
@@ -269,6 +272,7 @@ def sampling_rounds(
           options.num_samples[i + 1],
           anneal=power,
           padding=options.padding,
+          draw=draw,
       )
   return jax.lax.stop_gradient(tuple(placed))
 
@@ -323,22 +327,18 @@ def shade_samples(
     RayColors.
   """
   num_rays, num_samples = samples.t.shape
-  ray_idx = jnp.repeat(
-      jnp.arange(num_rays, dtype=jnp.int32),
-      num_samples,
-      total_repeat_length=num_rays * num_samples,
-  )
+  ray_idx = node_evaluation.ray_of_samples(samples.t)
 
   def evaluate(slot, position, probe):
-    raw, rgb = node_field.node_field(
+    raw, rgb = node_evaluation.node_colors(
         model.nodes,
+        model.tree,
         position.reshape(-1, 3),
         slot.reshape(-1),
         ray_idx,
         inputs,
-        spec=spec.field,
+        spec=spec,
         probe=probe,
-        implementation=spec.implementation,
     )
     density = scene_model.density(raw.reshape(num_rays, num_samples), spec)
     density = jnp.where(slot < 0, 0.0, density)

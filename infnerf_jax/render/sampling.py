@@ -70,13 +70,14 @@ def ray_limits(
   return low, jnp.maximum(high, low)
 
 
-def stratified(key, shape, num_samples: int):
+def stratified(key, shape, num_samples: int, *, draw=jax.random.uniform):
   """Ends of equal intervals, jittered as one comb a ray where a key is given.
 
   Args:
     key: PRNG key or None for the deterministic comb.
     shape: leading dimensions.
     num_samples: S.
+    draw: (key, shape) to uniform numbers.
 
   Returns:
     [..., S + 1] in [0, 1], increasing.
@@ -86,13 +87,22 @@ def stratified(key, shape, num_samples: int):
   if key is None:
     return ends
   # Only inner ends move: the first and the last bound the ray.
-  jitter = jax.random.uniform(key, shape + (num_samples + 1,)) - 0.5
+  jitter = draw(key, shape + (num_samples + 1,)) - 0.5
   inner = jnp.arange(num_samples + 1)
   inner = (inner > 0) & (inner < num_samples)
   return ends + jnp.where(inner, jitter / num_samples, 0.0)
 
 
-def resample(key, sdist, weights, num_samples: int, *, anneal, padding):
+def resample(
+    key,
+    sdist,
+    weights,
+    num_samples: int,
+    *,
+    anneal,
+    padding,
+    draw=jax.random.uniform,
+):
   """Draws interval ends from a histogram of weights (inverse transform).
 
   Args:
@@ -103,6 +113,7 @@ def resample(key, sdist, weights, num_samples: int, *, anneal, padding):
     anneal: power on the weights (mip-NeRF 360 anneals it up to one).
     padding: added to every weight, as a share of a uniform histogram, so
       that no interval is ever out of reach.
+    draw: (key, shape) to uniform numbers.
 
   Returns:
     [..., S' + 1] ends, increasing; the first is 0 and the last is 1 only
@@ -129,7 +140,7 @@ def resample(key, sdist, weights, num_samples: int, *, anneal, padding):
   if key is None:
     draws = jnp.broadcast_to(centers, shape + (num_samples,))
   else:
-    jitter = jax.random.uniform(key, shape + (num_samples,)) - 0.5
+    jitter = draw(key, shape + (num_samples,)) - 0.5
     draws = centers + jitter / num_samples
   points = _invert_cdf(draws, cdf, sdist)
   # Intervals around the drawn points: ends halfway between neighbours.

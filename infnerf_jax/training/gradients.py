@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.render import render_rays
+from infnerf_jax.sharding import exchange
 from infnerf_jax.training import losses, optimizer, priors
 from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import step_options as options_lib
-from kernels.node_field import api as node_field
 
 
 class Surroundings(NamedTuple):
@@ -73,7 +73,7 @@ class Schedule(NamedTuple):
 
 
 class RayLosses(NamedTuple):
-  """Unweighted losses of rays.
+  """Unweighted losses of rays; of a data shard, its part of the means.
 
   Attributes:
     mse: photometric, over valid rays.
@@ -228,10 +228,14 @@ def ray_gradients(
     gradient of the encoded features.
   """
   trainable = {'mlp': _mlps(nodes), 'dense': dense}
+  num_rays, shard = samples.t.shape[0], surroundings.tree.shard
+  valid, points = exchange.sum_over_data(
+      shard, (jnp.sum(batch.valid), jnp.sum(batch.distance > 0))
+  )
   counts = _Counts(
-      samples.t.shape[0],
-      jnp.maximum(jnp.sum(batch.valid), 1),
-      jnp.maximum(jnp.sum(batch.distance > 0), 1),
+      num_rays * exchange.num_data(shard),
+      jnp.maximum(valid, 1),
+      jnp.maximum(points, 1),
   )
 
   def gradients(samples, rays, batch):
@@ -250,7 +254,7 @@ def ray_gradients(
     )
 
   size = options.ray_microbatch
-  if not size or size >= counts.rays:
+  if not size or size >= num_rays:
     return gradients(samples, rays, batch)
   return _by_microbatches(gradients, size, trainable, (samples, rays, batch))
 
@@ -280,19 +284,28 @@ def _by_microbatches(gradients, size, trainable, arrays):
   return {**grads, 'probe': probe}, values
 
 
-def _prior_loss(trainable, table, spec, consistency, transparency, options):
+def point_turns(slot):
+  """[K] int32 turns of the priors' points, see `exchange.own_rows`."""
+  return jnp.arange(slot.shape[0], dtype=jnp.int32)
+
+
+def _prior_loss(
+    trainable, table, spec, tree, consistency, transparency, options
+):
   """Level consistency and transparency prior at drawn points."""
   parts = [p for p in (consistency, transparency) if p is not None]
   position = jnp.concatenate([p.position for p in parts])
   slot = jnp.concatenate([p.slot for p in parts])
   nodes = {'table': table, 'density': trainable['density']}
-  raw = node_field.node_density(
+  raw = node_evaluation.node_density(
       nodes,
+      tree,
       position,
       slot,
-      spec=spec.field,
+      point_turns(slot),
+      spec=spec,
       probe=trainable['probe'],
-      implementation=spec.implementation,
+      on_all_data=True,
   )
   # exp(-density * h): h cancels in density = trunc_exp(raw) / h.
   transparent = jnp.exp(-scene_model.trunc_exp(raw))
@@ -345,7 +358,13 @@ def prior_gradients(
       'probe': _probe(spec, slot.shape[0]),
   }
   grads, values = jax.grad(_prior_loss, has_aux=True)(
-      trainable, nodes['table'], spec, consistency, transparency, options
+      trainable,
+      nodes['table'],
+      spec,
+      surroundings.tree,
+      consistency,
+      transparency,
+      options,
   )
   features = optimizer.FeatureGradient(position, slot, grads['probe'])
   return PriorGradients(features, grads['density'], *values)

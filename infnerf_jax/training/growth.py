@@ -14,10 +14,10 @@ import numpy as np
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.render import render_rays
+from infnerf_jax.sharding import exchange
 from infnerf_jax.training import optimizer
-from kernels.node_field import api as node_field
 
 # Raw densities below this are as empty as can be; above, as solid.
 _RAW_RANGE = (-3.0, 12.0)
@@ -35,7 +35,8 @@ class RehearsalGradients(NamedTuple):
   Attributes:
     features: FeatureGradient; samples that nobody rehearses have slot -1.
     mlp: gradients of both MLPs.
-    loss: mean over the samples that are rehearsed, 0 where there are none.
+    loss: mean over the samples that are rehearsed, 0 where there are none;
+      of a data shard, its part of the mean over all.
   """
 
   features: optimizer.FeatureGradient
@@ -101,19 +102,6 @@ def active_tree(
   return tree._replace(slot_of_node=slots)
 
 
-def _outputs(nodes, spec, position, slot, ray_idx, inputs, probe=None):
-  return node_field.node_field(
-      nodes,
-      position,
-      slot,
-      ray_idx,
-      inputs,
-      spec=spec.field,
-      probe=probe,
-      implementation=spec.implementation,
-  )
-
-
 def _relocate(key, nodes, tree, spec, rays, t, policy):
   model = scene_model.SceneModel(tree, nodes, None, None)
   return render_rays.locate_samples(key, model, spec, rays, t, policy=policy)
@@ -157,26 +145,30 @@ def rehearse(
   slot = jnp.where(takes_over, new_slot, -1).reshape(-1)
   old_slot = jnp.where(takes_over, old_slot, -1).reshape(-1)
   position = position.reshape(-1, 3)
-  ray_idx = jnp.repeat(
-      jnp.arange(t.shape[0], dtype=jnp.int32),
-      t.shape[1],
-      total_repeat_length=t.size,
-  )
+  ray_idx = node_evaluation.ray_of_samples(t)
   inputs = jax.lax.stop_gradient(render_rays.ray_inputs(rays, appearance))
-  count = jnp.maximum(jnp.sum(takes_over), 1)
-  raw, rgb = _outputs(
-      nodes, spec, old_position.reshape(-1, 3), old_slot, ray_idx, inputs
+  count = exchange.sum_over_data(now.shard, jnp.sum(takes_over))
+  count = jnp.maximum(count, 1)
+  raw, rgb = node_evaluation.node_colors(
+      nodes,
+      now,
+      old_position.reshape(-1, 3),
+      old_slot,
+      ray_idx,
+      inputs,
+      spec=spec,
   )
 
   def loss(trainable):
-    got_raw, got_rgb = _outputs(
+    got_raw, got_rgb = node_evaluation.node_colors(
         {'table': nodes['table'], **trainable['mlp']},
-        spec,
+        now,
         position,
         slot,
         ray_idx,
         inputs,
-        trainable['probe'],
+        spec=spec,
+        probe=trainable['probe'],
     )
     difference = jnp.clip(got_raw, *_RAW_RANGE) - jnp.clip(raw, *_RAW_RANGE)
     # Beyond the range only the way back counts.
@@ -202,14 +194,14 @@ def rehearse(
 
 
 def no_rehearsal(
-    nodes, spec: scene_model.ModelSpec, samples: render_rays.Samples
+    nodes, spec: scene_model.ModelSpec, num_samples: int
 ) -> RehearsalGradients:
   """What `rehearse` gives where nothing joins: zeros that no row follows."""
   grid = spec.field.grid
   features = optimizer.FeatureGradient(
-      samples.position.reshape(-1, 3),
-      jnp.full(samples.slot.size, -1, jnp.int32),
-      jnp.zeros((grid.num_grid_scales, samples.t.size, grid.num_features)),
+      jnp.zeros((num_samples, 3)),
+      jnp.full(num_samples, -1, jnp.int32),
+      jnp.zeros((grid.num_grid_scales, num_samples, grid.num_features)),
   )
   mlp = {'density': nodes['density'], 'color': nodes['color']}
   zeros = jax.tree.map(jnp.zeros_like, mlp)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.render import render_rays
+from infnerf_jax.sharding import exchange
 from infnerf_jax.training import gradients, growth, optimizer
 from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import state as state_lib
@@ -30,6 +31,8 @@ class StepMetrics(NamedTuple):
     finite: {part: bool} of 'loss', 'mlp', 'dense', 'features'; one
       False: the step changed nothing.
     samples_by_level: [max_level + 1] int32, samples of the last round.
+    samples_evaluated: [data shards, node shards] int32, samples that each
+      device evaluated in all rounds and priors, rehearsal apart.
   """
 
   loss: jax.Array
@@ -41,6 +44,7 @@ class StepMetrics(NamedTuple):
   transparency: jax.Array
   finite: dict[str, jax.Array]
   samples_by_level: jax.Array
+  samples_evaluated: jax.Array
 
 
 def dense_optimizer(
@@ -90,7 +94,7 @@ def _active(surroundings, step, options):
 
 
 def _place(key, state, batch, surroundings, spec, render_options, options):
-  """(rays, samples): where this step looks at the model."""
+  """(rays, samples of all rounds): where this step looks at the model."""
   rays = cameras_lib.camera_rays(
       surroundings.cameras,
       batch.photo_idx,
@@ -112,10 +116,10 @@ def _place(key, state, batch, surroundings, spec, render_options, options):
         state.params['poses'], rays.camera_idx[:, 0]
     )
     moved = poses_lib.move_rays(rays, motion)
-  samples = render_rays.place_samples(
+  rounds = render_rays.sampling_rounds(
       key, model, spec, moved, render_options, weight_power=power
   )
-  return rays, samples
+  return rays, rounds
 
 
 def _all_finite(tree):
@@ -146,12 +150,15 @@ def _rehearsal(
   operands = nodes, rays, samples, appearance
 
   def rehearse(nodes, rays, samples, appearance):
-    return growth.rehearse(
+    learned = growth.rehearse(
         key, nodes, spec, now, soon, rays, samples, appearance, policy
     )
+    features = _gathered(now.shard, learned.features, samples.t.shape[0])
+    return learned._replace(features=features)
 
   def rest(nodes, rays, samples, appearance):
-    return growth.no_rehearsal(nodes, spec, samples)
+    num_samples = samples.t.size * exchange.num_data(now.shard)
+    return growth.no_rehearsal(nodes, spec, num_samples)
 
   joins = growth.active_level(
       state.step, options.growth_steps
@@ -159,11 +166,37 @@ def _rehearsal(
   return jax.lax.cond(joins, rehearse, rest, *operands)
 
 
-class _Gradients(NamedTuple):
-  """Of all losses, weighted.
+def _gathered(shard, features, num_rays):
+  """A FeatureGradient of all rays that change this device's rows."""
+  return optimizer.FeatureGradient(
+      *exchange.gather_features(shard, *features, num_rays=num_rays)
+  )
+
+
+def _count_evaluated(shard, rounds, prior):
+  """[data shards, node shards] int32, see `StepMetrics`."""
+  rows = [
+      exchange.own_rows(
+          shard,
+          samples.slot.reshape(-1),
+          node_evaluation.ray_of_samples(samples.t),
+      )
+      for samples in rounds
+  ]
+  if prior is not None:
+    slot = prior.features.slot
+    turns = gradients.point_turns(slot)
+    rows.append(exchange.own_rows(shard, slot, turns, on_all_data=True))
+  count = sum(jnp.sum(x >= 0, dtype=jnp.int32) for x in rows)
+  return exchange.counts_of_devices(shard, count)
+
+
+class StepGradients(NamedTuple):
+  """Of all losses, weighted; complete for the rows of this device.
 
   Attributes:
-    features: FeatureGradients, by where the model was looked at.
+    features: FeatureGradients, by where the model was looked at; slots are
+      the rows of this device.
     mlp: of the nodes' MLPs.
     dense: of appearance and poses.
   """
@@ -173,14 +206,22 @@ class _Gradients(NamedTuple):
   dense: Any
 
 
-def _gradients(key, state, batch, everything, spec, render_options, options):
-  """(_Gradients, {term: unweighted loss}, samples of the last round)."""
+def compute_gradients(
+    key, state, batch, everything, spec, render_options, options
+):
+  """Losses and gradients of a step; arguments as `train_step` takes them.
+
+  Returns:
+    (StepGradients, {name: value} of losses and counts as in StepMetrics).
+  """
   sample_key, prior_key, rehearsal_key = jax.random.split(key, 3)
   nodes = state.params['nodes']
   surroundings = _active(everything, state.step, options)
-  rays, samples = _place(
+  shard = surroundings.tree.shard
+  rays, rounds = _place(
       sample_key, state, batch, surroundings, spec, render_options, options
   )
+  samples = rounds[-1]
   grads, terms = gradients.ray_gradients(
       nodes,
       state_lib.dense_params(state.params),
@@ -192,16 +233,14 @@ def _gradients(key, state, batch, everything, spec, render_options, options):
       _schedule(state.step, options),
       options,
   )
-  features = [
-      optimizer.FeatureGradient(
-          samples.position.reshape(-1, 3),
-          samples.slot.reshape(-1),
-          grads['probe'],
-      )
+  by_sample = optimizer.FeatureGradient(
+      samples.position.reshape(-1, 3), samples.slot.reshape(-1), grads['probe']
+  )
+  features, mlp = [_gathered(shard, by_sample, samples.t.shape[0])], grads[
+      'mlp'
   ]
-  mlp, zero = grads['mlp'], jnp.float32(0)
-  terms = terms._asdict() | dict.fromkeys(
-      ('rehearsal', 'consistency', 'transparency'), zero
+  metrics = exchange.sum_over_data(shard, terms)._asdict() | dict.fromkeys(
+      ('rehearsal', 'consistency', 'transparency'), jnp.float32(0)
   )
   if options.growth_steps and options.growth_rehearsal:
     learned = _rehearsal(
@@ -210,17 +249,24 @@ def _gradients(key, state, batch, everything, spec, render_options, options):
     )  # fmt: skip
     features.append(learned.features)
     mlp = jax.tree.map(jnp.add, mlp, learned.mlp)
-    terms['rehearsal'] = learned.loss
+    metrics['rehearsal'] = exchange.sum_over_data(shard, learned.loss)
   prior = gradients.prior_gradients(
       prior_key, nodes, spec, surroundings, options
   )
   if prior is not None:
-    features.append(prior.features)
+    everywhere = exchange.sum_features(shard, *prior.features)
+    features.append(optimizer.FeatureGradient(*everywhere))
     density = jax.tree.map(jnp.add, mlp['density'], prior.density)
     mlp = {'density': density, 'color': mlp['color']}
-    terms['consistency'] = prior.consistency
-    terms['transparency'] = prior.transparency
-  return _Gradients(features, mlp, grads['dense']), terms, samples
+    metrics['consistency'] = prior.consistency
+    metrics['transparency'] = prior.transparency
+  metrics['samples_by_level'] = exchange.sum_over_data(
+      shard, _samples_by_level(samples, spec.max_level)
+  )
+  metrics['samples_evaluated'] = _count_evaluated(shard, rounds, prior)
+  mlp = exchange.sum_rows(shard, mlp)
+  dense = exchange.sum_over_all(shard, grads['dense'])
+  return StepGradients(features, mlp, dense), metrics
 
 
 def train_step(
@@ -247,7 +293,7 @@ def train_step(
   Returns:
     (state, StepMetrics).
   """
-  grads, terms, samples = _gradients(
+  grads, metrics = compute_gradients(
       jax.random.fold_in(key, state.step),
       state,
       batch,
@@ -256,13 +302,21 @@ def train_step(
       render_options,
       options,
   )
+  shard = surroundings.tree.shard
+  return apply_gradients(state, grads, metrics, shard, spec, options)
+
+
+def apply_gradients(
+    state, grads: StepGradients, metrics, shard, spec, options
+) -> tuple[state_lib.TrainState, StepMetrics]:
+  """The second half of a step; arguments from `compute_gradients`."""
   loss = (
-      options.lambda_rgb * terms['mse']
-      + options.lambda_distortion * terms['distortion']
-      + _schedule(state.step, options).lambda_depth * terms['depth']
-      + terms['rehearsal']
-      + options.lambda_regularization * terms['consistency']
-      + options.lambda_transparency * terms['transparency']
+      options.lambda_rgb * metrics['mse']
+      + options.lambda_distortion * metrics['distortion']
+      + _schedule(state.step, options).lambda_depth * metrics['depth']
+      + metrics['rehearsal']
+      + options.lambda_regularization * metrics['consistency']
+      + options.lambda_transparency * metrics['transparency']
   )
   finite = {
       'loss': _all_finite(loss),
@@ -270,11 +324,10 @@ def train_step(
       'dense': _all_finite(grads.dense),
       'features': _all_finite([part.gradient for part in grads.features]),
   }
+  # All devices apply the step, or none.
+  finite = exchange.all_true(shard, finite)
   state = _apply(state, grads, finite, spec, options)
-  counts = _samples_by_level(samples, spec.max_level)
-  return state, StepMetrics(
-      loss=loss, **terms, finite=finite, samples_by_level=counts
-  )
+  return state, StepMetrics(loss=loss, **metrics, finite=finite)
 
 
 def _apply(state, grads, finite, spec, options):
