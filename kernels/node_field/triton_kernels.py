@@ -115,7 +115,7 @@ def feature_places(
 
 @triton.jit
 def _axis(position, axis, sample, live, resolution):
-  """Cells along an axis and fractions in them [BLOCK, E_PAD]."""
+  """Cells along an axis and fractions in them [BLOCK, SCALES]."""
   x = tl.load(position + 3 * sample + axis, mask=live, other=0.0)[:, None]
   scaled = x * resolution.to(tl.float32)
   # Holds NaN and infinity within the grid: a GPU does not clamp addresses.
@@ -134,27 +134,32 @@ def _encode(
     live,
     num_rows,
     tree_slots,
-    E: tl.constexpr,
-    E_PAD: tl.constexpr,
+    first,
+    L: tl.constexpr,
     F: tl.constexpr,
+    SCALES: tl.constexpr,
+    WIDTH: tl.constexpr,
     POWER_OF_TWO: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-  """Looks up all features of a block's samples at once [BLOCK, E_PAD]."""
-  e = tl.arange(0, E_PAD)
-  known = e < E
-  line = layout + (e // F) * LAYOUT_WIDTH
+  """Looks up grid scales `first` and on of a block [BLOCK, SCALES * WIDTH]."""
+  scale = first + tl.arange(0, SCALES)
+  known = scale < L
+  line = layout + scale * LAYOUT_WIDTH
   other = tl.where(slot % tree_slots == 0, 0, 1)
   resolution = tl.load(line + other, mask=known, other=1)[None, :]
-  first = tl.load(line + 2, mask=known, other=0)[None, :]
+  start = tl.load(line + 2, mask=known, other=0)[None, :]
   rows = tl.load(line + 3, mask=known, other=1).to(tl.uint32)[None, :]
   dense = tl.load(line + 4 + other, mask=known, other=0)[None, :] != 0
   x, u = _axis(position, 0, sample, live, resolution)
   y, v = _axis(position, 1, sample, live, resolution)
   z, w = _axis(position, 2, sample, live, resolution)
   stride = (resolution + 1).to(tl.uint32)
-  start = table + slot.to(tl.int64) * num_rows * F + (e % F)[None, :]
-  wanted = live[:, None] & known[None, :]
-  total = tl.zeros_like(u)
+  # All features of a row in one access.
+  f = tl.arange(0, WIDTH)[None, None, :]
+  wanted = (live[:, None] & known[None, :])[:, :, None] & (f < F)
+  node = table + slot.to(tl.int64) * num_rows * F
+  total = tl.zeros([BLOCK, SCALES, WIDTH], tl.float32)
   for corner in tl.static_range(8):
     dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2
     i, j, k = x + dx, y + dy, z + dz
@@ -164,12 +169,78 @@ def _encode(
     else:
       hashed = hashed % rows
     row = tl.where(dense, i + stride * (j + stride * k), hashed)
-    row = row.to(tl.int32) + first
+    row = (row.to(tl.int32) + start).to(tl.int64)
     weight = (u if dx else 1 - u) * (v if dy else 1 - v)
     weight *= w if dz else 1 - w
-    value = tl.load(start + row.to(tl.int64) * F, mask=wanted, other=0.0)
-    total += weight * value.to(tl.float32)
-  return tl.where(wanted, total, 0.0)
+    value = tl.load(node + (row * F)[:, :, None] + f, mask=wanted, other=0.0)
+    total += weight[:, :, None] * value.to(tl.float32)
+  total = tl.where(wanted, total, 0.0)
+  return tl.reshape(total, [BLOCK, SCALES * WIDTH])
+
+
+@triton.jit
+def _first_layer(
+    features,
+    position,
+    layout,
+    weights,
+    slot,
+    rank,
+    sample,
+    live,
+    num_samples,
+    num_rows,
+    tree_slots,
+    LOOKUP: tl.constexpr,
+    POWER_OF_TWO: tl.constexpr,
+    L: tl.constexpr,
+    F: tl.constexpr,
+    SCALES: tl.constexpr,
+    WIDTH: tl.constexpr,
+    H: tl.constexpr,
+    H_PAD: tl.constexpr,
+    TYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+  """Product of the encoded features and the first weights [BLOCK, H_PAD].
+
+  SCALES grid scales at a time: what the lookup of 16 needs at once exceeds the
+  registers. Unrolled, since a loop keeps more alive than one turn needs.
+  """
+  h = tl.arange(0, H_PAD)[None, :]
+  column = tl.arange(0, SCALES * WIDTH)
+  f = column % WIDTH
+  total = tl.zeros([BLOCK, H_PAD], tl.float32)
+  for first in tl.static_range(0, L, SCALES):
+    scale = first + column // WIDTH
+    known = (scale < L) & (f < F)
+    if LOOKUP:
+      x = _encode(
+          features,
+          position,
+          layout,
+          slot,
+          sample,
+          live,
+          num_rows,
+          tree_slots,
+          first,
+          L,
+          F,
+          SCALES,
+          WIDTH,
+          POWER_OF_TWO,
+          BLOCK,
+      )
+    else:
+      at = scale.to(tl.int64)[None, :] * num_samples + rank[:, None]
+      at = features + at * F + f[None, :]
+      x = tl.load(at, mask=live[:, None] & known[None, :], other=0.0)
+    at = slot.to(tl.int64) * (L * F * H) + (scale * F + f)[:, None] * H + h
+    w = tl.load(weights + at, mask=known[:, None] & (h < H), other=0.0)
+    total += product(x, w, TYPE, PRECISION)
+  return total
 
 
 @triton.jit
@@ -215,12 +286,13 @@ def forward(
     LOOKUP: tl.constexpr,
     POWER_OF_TWO: tl.constexpr,
     COLOR: tl.constexpr,
-    E: tl.constexpr,
+    L: tl.constexpr,
     F: tl.constexpr,
+    SCALES: tl.constexpr,
+    WIDTH: tl.constexpr,
     H: tl.constexpr,
     G: tl.constexpr,
     D: tl.constexpr,
-    E_PAD: tl.constexpr,
     H_PAD: tl.constexpr,
     O_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
@@ -243,28 +315,31 @@ def forward(
     if COLOR:
       tl.store(pixel, tl.zeros([BLOCK, 16], tl.float32), mask=seen)
   else:
-    if LOOKUP:
-      x = _encode(
-          features,
-          position,
-          layout,
-          slot,
-          sample,
-          live,
-          num_rows,
-          tree_slots,
-          E,
-          E_PAD,
-          F,
-          POWER_OF_TWO,
-      )
-    else:
-      at, inside = feature_places(
-          features, rank, live, num_samples, E, E_PAD, F
-      )
-      x = tl.load(at, mask=inside, other=0.0)
-    w = load_tile(density0, slot, E * H, 0, 0, E, H, E_PAD, H_PAD)
-    hidden = tl.maximum(product(x, w, TYPE, PRECISION), 0.0)
+    hidden = _first_layer(
+        features,
+        position,
+        layout,
+        density0,
+        slot,
+        rank,
+        sample,
+        live,
+        num_samples,
+        num_rows,
+        tree_slots,
+        LOOKUP,
+        POWER_OF_TWO,
+        L,
+        F,
+        SCALES,
+        WIDTH,
+        H,
+        H_PAD,
+        TYPE,
+        PRECISION,
+        BLOCK,
+    )
+    hidden = tl.maximum(hidden, 0.0)
     w = load_tile(density1, slot, H * (1 + G), 0, 0, H, 1 + G, H_PAD, O_PAD)
     out = product(hidden, w, TYPE, PRECISION)
     o = tl.arange(0, O_PAD)[None, :]

@@ -15,6 +15,8 @@ from kernels.triton_support import batching, calls
 # Samples of a block. Forward: the rows that Hopper's tensor cores take at once.
 # Backward: fewer, since with 64 registers spill before Hopper.
 _FORWARD, _BACKWARD = 64, 32
+# Encoded features looked up at once: the inputs of one tensor-core step.
+_CHUNK = 16
 _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
@@ -150,6 +152,7 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
     constants = _constants(spec, operands, False)
     slots = operands.weights[0].shape[0]
     pixels = num_samples if constants["COLOR"] else 1
+    width = triton_hash_lookup.width(spec.grid.num_features)
     counts = spec.grid.row_counts
     hashed = [c for s, c in enumerate(counts) if not all(spec.grid.is_dense(s))]
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -170,8 +173,11 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
         out=[f32(num_samples), f32(pixels, 3)],
         grid=(operands.block_slot.shape[0],),
         LOOKUP=lookup,
+        L=spec.grid.num_grid_scales,
+        SCALES=max(1, _CHUNK // width),
+        WIDTH=width,
         POWER_OF_TWO=all(int(c) & (int(c) - 1) == 0 for c in hashed),
-        **constants,
+        **_without(constants, "E", "E_PAD"),
     )
 
   @run.def_vmap

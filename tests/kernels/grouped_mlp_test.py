@@ -47,9 +47,10 @@ def test_unknown_types_are_refused():
 
 
 def _spec(compute_dtype):
-  # No width is a power of two.
+  # No width is a power of two; two chunks of the features, across a scale.
   return dataclasses.replace(
       common.FIELD,
+      grid=dataclasses.replace(common.TINY, num_features=9),
       hidden_width=24,
       num_geometry=5,
       ray_input_dim=19,
@@ -93,7 +94,8 @@ def test_half_precision_is_close(implementation):
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_lookup_in_the_kernel_equals_the_reference(implementation, dtype):
   """Without a gradient features never leave the chip; hashed by any number."""
-  spec = dataclasses.replace(_spec("float32"), grid=common.RAGGED)
+  grid = dataclasses.replace(common.RAGGED, num_grid_scales=9)
+  spec = dataclasses.replace(_spec("float32"), grid=grid)
   params, position, slot, ray_idx, rays = native.example(spec, 100)
   params["table"] = params["table"].astype(dtype)
   args = (params, position, slot, ray_idx, rays)
