@@ -1,6 +1,7 @@
 """Triton's interpreter on NumPy arrays, with guards around every buffer."""
 
 import contextlib
+import dataclasses
 import threading
 import types
 
@@ -99,6 +100,24 @@ def _patched_once():
       scope.restore()
 
 
+@contextlib.contextmanager
+def _as_compiled():
+  """Computes what a compiled kernel computes and no more.
+
+  The interpreter forms every sum and product of integers twice, the second
+  time in 64 bits for a check that only debug builds make: half of its time.
+  """
+  from triton.runtime import interpreter
+
+  builder = interpreter.interpreter_builder
+  before = builder.options
+  builder.options = dataclasses.replace(before, sanitize_overflow=False)
+  try:
+    yield
+  finally:
+    builder.options = before
+
+
 def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   """Runs a kernel in the interpreter; arguments as for calls.triton_call.
 
@@ -116,7 +135,7 @@ def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   for o, like in enumerate(out):
     outputs.append(Buffer(like.shape, like.dtype, initial.get(o)))
   # As on a GPU, overflow and the like are silent.
-  with _lock, _patched_once(), np.errstate(all="ignore"):
+  with _lock, _patched_once(), _as_compiled(), np.errstate(all="ignore"):
     kernel[grid](*inputs, *outputs, **constexprs)
   names = kernel.arg_names
   for i, buffer in enumerate(inputs):
