@@ -1,4 +1,10 @@
-"""Runs the tests that need eight CPU devices in a process of their own."""
+"""Runs the tests that need eight CPU devices in a process of their own.
+
+More meshes, and growth, are marked slow: each takes ten seconds to compile.
+
+  XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu \\
+      python -m pytest -m slow tests/sharding/sharded_step_test.py
+"""
 
 import os
 import pathlib

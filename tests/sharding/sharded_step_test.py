@@ -24,14 +24,13 @@ from tests.training import tiny
 pytestmark = devices.NEEDS_EIGHT
 
 # (data, node, split level or None for the best, seed of the sample counts).
-_MESHES = (
+_MESHES = ((2, 2, 2, 1), (1, 4, 1, 2), (2, 4, 2, 4))
+# Ten seconds each to compile: see eight_devices_test.
+_MORE_MESHES = (
     (1, 1, None, 0),
     (2, 1, None, 0),
     (1, 2, 1, 0),
-    (2, 2, 2, 1),
-    (1, 4, 1, 2),
     (4, 2, 3, 3),
-    (2, 4, 2, 4),
     # More shards than subtrees: four devices own nothing at all.
     (1, 8, 1, 0),
 )
@@ -196,7 +195,14 @@ def _assert_same_step(partition, got, want):
     np.testing.assert_array_equal(x, np.broadcast_to(x[:1], x.shape))
 
 
-@pytest.mark.parametrize('case', _MESHES, ids=lambda c: f'{c[0]}x{c[1]}')
+@pytest.mark.parametrize(
+    'case',
+    [
+        *_MESHES,
+        *(pytest.param(case, marks=pytest.mark.slow) for case in _MORE_MESHES),
+    ],
+    ids=lambda c: f'{c[0]}x{c[1]}',
+)
 def test_equals_the_single_device(case):
   batch = tiny.batch(32)
   want = _run_single(quad_scene.STEP, batch, 0)
@@ -208,6 +214,7 @@ def test_equals_the_single_device(case):
   assert evaluated.sum() == np.asarray(want[1].samples_evaluated).sum()
 
 
+@pytest.mark.slow
 def test_growth_with_rehearsal_and_microbatches():
   options = dataclasses.replace(_GROWING, ray_microbatch=8)
   batch = tiny.batch(32, 1)
