@@ -131,7 +131,7 @@ class OpSuite:
     if with_nodes and not self.node_arguments:
       pytest.skip("no argument is stacked over nodes")
     size = self.sizes[2] // 2
-    cases = [self.case(size, seed, batched) for seed in (0, 1, 2)]
+    cases = [self.case(size, seed, batched) for seed in (0, 1)]
     (seeds, *_), _ = cases[0]
     columns = zip(*(arguments[1:] for arguments, _ in cases))
     stacked = [jnp.stack(c) if b else c[0] for c, b in zip(columns, batched)]
