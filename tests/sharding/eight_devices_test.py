@@ -24,7 +24,6 @@ def test_the_sharded_step_on_eight_virtual_devices():
           sys.executable,
           '-m',
           'pytest',
-          '-q',
           '-p',
           'no:cacheprovider',
           'tests/sharding/sharded_state_test.py',
