@@ -143,6 +143,7 @@ def chunk_name(group: str, key: int, version: int) -> str:
 
 
 def views_name(version: int) -> str:
+  """Key of a version's table of views."""
   return f'views.{version}'
 
 
