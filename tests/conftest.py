@@ -1,8 +1,25 @@
-"""Starts the slowest process of the suite first and asks for it last."""
+"""Compiles quickly; starts the slowest process first, asks for it last."""
+
+import os
 
 import pytest
 
-from tests.kernels import common, interpreter_process
+# Programs of tests run once: they are compiled quickly, not to be quick. Set
+# here, before jax is imported; child processes inherit it. The C++ kernels are
+# built as ever.
+_QUICK = {
+    "--xla_backend_optimization_level": "0",
+    "--xla_llvm_disable_expensive_passes": "true",
+}
+_flags = os.environ.get("XLA_FLAGS", "").split()
+_flags += [
+    f"{name}={value}"
+    for name, value in _QUICK.items()
+    if not any(flag.startswith(name) for flag in _flags)
+]
+os.environ["XLA_FLAGS"] = " ".join(_flags)
+
+from tests.kernels import common, interpreter_process  # noqa: E402
 
 _RUN = pytest.StashKey()
 

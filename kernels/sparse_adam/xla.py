@@ -1,7 +1,9 @@
-"""Lazy Adam shaped for XLA: rows sorted, summed by segment, scattered back.
+"""Lazy Adam shaped for XLA, one grid scale at a time.
 
-No dense gradient of the tables: work and memory follow the number of
-contributions, 8 * samples of one grid scale at a time.
+No dense gradient of the tables: memory and work follow the number of
+contributions, 8 * samples. Where a scale's rows are few beside them, they are
+summed in place of the rows; else they are sorted and summed by segment, which
+costs several times as much on a CPU.
 """
 
 import jax
@@ -9,6 +11,9 @@ import jax.numpy as jnp
 
 from kernels.hash_lookup import reference as hash_reference
 from kernels.sparse_adam import reference
+
+# Rows of a scale, of all slots, for each contribution up to which they are few.
+_ROWS_OF_CONTRIBUTION = 4
 
 slot_adam = reference.slot_adam
 touched_slots = reference.touched_slots
@@ -47,28 +52,58 @@ def _sum_duplicates(slot, row, value, num_slots):
   return slot, row, total
 
 
+def _step_of_all(table, moments, steps, contributions, rule):
+  """One scale's arrays [N, rows, ...] after the step of their touched rows."""
+  slot, row, value = contributions
+  counted = jnp.concatenate([value, jnp.ones_like(value[:, :1])], axis=-1)
+  sums = jnp.zeros((*steps.shape, counted.shape[-1]), counted.dtype)
+  sums = sums.at[slot, row].add(counted, mode="drop")
+  grad, touched = sums[..., :-1], sums[..., -1] > 0
+  m, v = jnp.split(moments, 2, axis=-1)
+  steps = steps + touched
+  new = reference.adam_step(
+      table, m, v, grad, jnp.maximum(steps, 1)[..., None], **rule
+  )
+  pick = lambda a, b: jnp.where(touched[..., None], a, b)
+  table, m, v = pick(new[0], table), pick(new[1], m), pick(new[2], v)
+  return table, jnp.concatenate([m, v], axis=-1), steps
+
+
+def _step_of_touched(table, moments, steps, contributions, rule):
+  """The same by one entry a touched row, of which the rest is a copy."""
+  num_slots = steps.shape[0]
+  slot, row, grad = _sum_duplicates(*contributions, num_slots)
+  m, v = jnp.split(moments.at[slot, row].get(mode="clip"), 2, axis=-1)
+  step = steps.at[slot, row].get(mode="clip") + 1
+  value, m, v = reference.adam_step(
+      table.at[slot, row].get(mode="clip"), m, v, grad, step[:, None], **rule
+  )
+  moment = jnp.concatenate([m, v], axis=-1)
+  return (
+      table.at[slot, row].set(value, mode="drop"),
+      moments.at[slot, row].set(moment, mode="drop"),
+      steps.at[slot, row].set(step, mode="drop"),
+  )
+
+
 def sparse_adam(table, moments, steps, calls, *, apply, spec, **rule):
   """See api.sparse_adam."""
-  num_slots, _, num_features = table.shape
+  num_slots = table.shape[0]
   if not sum(slot.shape[0] for _, slot, _ in calls):
     return table, moments, steps
+  arrays = table, moments, steps
   for grid_scale in range(spec.num_grid_scales):
-    slot, row, grad = _sum_duplicates(
-        *_contributions(calls, num_slots, grid_scale, spec), num_slots
-    )
+    slot, row, grad = _contributions(calls, num_slots, grid_scale, spec)
     slot = jnp.where(apply, slot, num_slots)
-    old = moments.at[slot, row].get(mode="clip")
-    step = steps.at[slot, row].get(mode="clip") + 1
-    value, m, v = reference.adam_step(
-        table.at[slot, row].get(mode="clip"),
-        old[:, :num_features],
-        old[:, num_features:],
-        grad,
-        step[:, None],
-        **rule,
-    )
-    table = table.at[slot, row].set(value, mode="drop")
-    moment = jnp.concatenate([m, v], axis=-1)
-    moments = moments.at[slot, row].set(moment, mode="drop")
-    steps = steps.at[slot, row].set(step, mode="drop")
-  return table, moments, steps
+    offset = int(spec.row_offsets[grid_scale])
+    num_rows = int(spec.row_counts[grid_scale])
+    few = num_slots * num_rows <= _ROWS_OF_CONTRIBUTION * slot.shape[0]
+    if few:
+      at = (slice(None), slice(offset, offset + num_rows))
+      scale = _step_of_all(
+          *(x[at] for x in arrays), (slot, row - offset, grad), rule
+      )
+      arrays = tuple(x.at[at].set(y) for x, y in zip(arrays, scale))
+    else:
+      arrays = _step_of_touched(*arrays, (slot, row, grad), rule)
+  return arrays

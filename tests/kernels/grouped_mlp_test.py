@@ -1,6 +1,7 @@
 """Samples in blocks of one slot, and half precision on tensor cores."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +80,8 @@ def test_half_precision_is_close(implementation):
       return jnp.sum(raw * seed[:, 0]) + jnp.sum(rgb * seed[:, 1:]), (raw, rgb)
 
     weights = {k: params[k] for k in ("density", "color")}
-    return jax.grad(loss, argnums=(0, 1), has_aux=True)(weights, rays)
+    grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    return jax.jit(grad)(weights, rays)
 
   got, want = run(implementation), run("reference")
   exact = True
@@ -99,15 +101,16 @@ def test_lookup_in_the_kernel_equals_the_reference(implementation, dtype):
   params, position, slot, ray_idx, rays = native.example(spec, 100)
   params["table"] = params["table"].astype(dtype)
   args = (params, position, slot, ray_idx, rays)
-  run = lambda name: node_field.node_field(
-      *args, spec=spec, implementation=name
-  )
-  for a, b in zip(run(implementation), run("reference")):
+  run = lambda name: jax.jit(
+      functools.partial(node_field.node_field, spec=spec, implementation=name)
+  )(*args)
+  want = run("reference")
+  for a, b in zip(run(implementation), want):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
   density = node_field.node_density(
       *args[:3], spec=spec, implementation=implementation
   )
-  np.testing.assert_allclose(density, run("reference")[0], atol=1e-4)
+  np.testing.assert_allclose(density, want[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", TRITON)
@@ -116,6 +119,7 @@ def test_gradients_have_the_same_bits_every_time(implementation):
   params, position, slot, ray_idx, rays = native.example(spec, 150)
   ray_idx = jnp.asarray(np.random.default_rng(2).permutation(ray_idx))
 
+  @jax.jit
   def grads():
     def loss(weights, rays):
       out = node_field.node_field(
