@@ -62,7 +62,13 @@ def get_config(arg=None):
 
 
 def sweep(add):
-  """The ablations of README's table."""
-  add(max_depth=0)
+  """The tree against one node of as many parameters; two losses."""
+  add()
+  add(**{
+      'max_depth': 0,
+      'root_octaves': 0,
+      'grid_size': 448,
+      'field.log2_table_size': 20,
+  })
   add(lambda_regularization=0.0)
-  add(lambda_transparency=0.0)
+  add(lambda_depth=0.0)
