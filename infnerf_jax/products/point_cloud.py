@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple, Protocol
 
 import numpy as np
 
+from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.products import ply_stream
 from infnerf_jax.products import region as region_lib
@@ -185,7 +186,7 @@ def write_points(
     `points`, `spacing` in metres, `level`, `tiles`.
 
   Raises:
-    InputError: the file cannot be written.
+    InputError: no surface there, or the file cannot be written.
   """
   with ply_stream.PlyStream(out, comments=comments) as stream:
     for i, (first, cells) in enumerate(region.tiles(tile)):
@@ -194,6 +195,11 @@ def write_points(
       stream.add_vertices(*tile_points(source, box, region.spacing))
       if progress is not None:
         progress(i + 1)
+    if not stream.num_vertices:
+      raise errors.InputError(
+          '--bounds: got a region without a surface at level'
+          f' {region.level}, expected one where the scene is'
+      )
   return {
       'points': stream.num_vertices,
       'spacing': region.spacing,
