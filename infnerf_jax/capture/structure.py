@@ -265,10 +265,28 @@ def read_links(photos, work: pathlib.Path) -> Links:
   return Links(np.array(features, np.int64), np.array(num_partners, np.int64))
 
 
-def image_ids(work: pathlib.Path) -> dict[str, int]:
-  """Numbers of the database's photos by their name there."""
+def image_ids(work: pathlib.Path) -> dict[str, tuple[int, int]]:
+  """(image, camera) numbers of the database's photos by their name there."""
   with quiet(), _database(work / 'database.db') as database:
-    return {im.name: im.image_id for im in database.read_all_images()}
+    return {
+        im.name: (im.image_id, im.camera_id)
+        for im in database.read_all_images()
+    }
+
+
+def set_cameras(work: pathlib.Path, cameras) -> None:
+  """Gives the database's photos lenses that are known.
+
+  Args:
+    work: folder with the database.
+    cameras: pycolmap.Camera by the photo's name there; photos that share a
+      camera have equal ones.
+  """
+  with quiet(), _database(work / 'database.db') as database:
+    for image in database.read_all_images():
+      if image.name in cameras:
+        cameras[image.name].camera_id = image.camera_id
+        database.update_camera(cameras[image.name])
 
 
 def map_models(

@@ -47,6 +47,7 @@ def add_points(
   photos = _photos(scene)
   structure.place_photos(photos, work)
   structure.extract_features(photos, work, options)
+  structure.set_cameras(work, _known_cameras(scene, photos))
   structure.match(photos, _pairs(scene), work, options)
   model = _known_model(scene, photos, work)
   out = work / 'triangulated'
@@ -65,13 +66,33 @@ def add_points(
   return _with_points(scene, model, photos)
 
 
+def _lens(scene, row: int) -> camera_models.Lens:
+  camera = cameras_lib.take(scene.cameras, row)
+  return camera_models.Lens(
+      int(camera.projection), camera.intrinsics, camera.distortion
+  )
+
+
 def _photos(scene) -> list[photos_lib.Photo]:
-  nothing = metadata.Metadata(('', '', '', ''), None, '', None)
-  sizes = zip(scene.cameras.width, scene.cameras.height, strict=True)
-  return [
-      photos_lib.Photo(name, path, mask, (int(w), int(h)), nothing)
-      for name, path, mask, (w, h) in zip(*scene.photos, sizes, strict=True)
-  ]
+  """Photos of equal lenses as if of one camera, whatever their EXIF says."""
+  found = []
+  for row, (name, path, mask) in enumerate(zip(*scene.photos, strict=True)):
+    size = int(scene.cameras.width[row]), int(scene.cameras.height[row])
+    camera = (repr(camera_models.to_colmap(_lens(scene, row))), '', '', '')
+    written = metadata.Metadata(camera, None, '', None)
+    found.append(photos_lib.Photo(name, path, mask, size, written))
+  return found
+
+
+def _known_cameras(scene, photos) -> dict[str, pycolmap.Camera]:
+  """Each photo's lens under its name in the database."""
+  cameras = {}
+  for row, photo in enumerate(photos):
+    model, params = camera_models.to_colmap(_lens(scene, row))
+    cameras[structure.sfm_name(photo)] = pycolmap.Camera(
+        model=model, width=photo.size[0], height=photo.size[1], params=params
+    )
+  return cameras
 
 
 def _pairs(scene) -> np.ndarray:
@@ -84,36 +105,23 @@ def _pairs(scene) -> np.ndarray:
 
 
 def _known_model(scene, photos, work) -> pycolmap.Reconstruction:
-  """The scene's cameras under the database's numbers."""
-  ids = structure.image_ids(work)
+  """The scene's cameras and poses under the database's numbers."""
+  known = structure.image_ids(work)
+  cameras = _known_cameras(scene, photos)
   model = pycolmap.Reconstruction()
   for row, photo in enumerate(photos):
-    image_id = ids.get(structure.sfm_name(photo))
-    if image_id is None:
+    name = structure.sfm_name(photo)
+    if name not in known:
       continue
-    camera = cameras_lib.take(scene.cameras, row)
-    lens = camera_models.Lens(
-        int(camera.projection), camera.intrinsics, camera.distortion
-    )
-    name, params = camera_models.to_colmap(lens)
-    # A lens of its own: poses of other programs may come with one each.
-    model.add_camera_with_trivial_rig(
-        pycolmap.Camera(
-            camera_id=image_id,
-            model=name,
-            width=photo.size[0],
-            height=photo.size[1],
-            params=params,
-        )
-    )
-    rotation = camera.cam_to_world[:, :3].T
-    shift = -rotation @ camera.cam_to_world[:, 3]
+    image_id, camera_id = known[name]
+    if camera_id not in model.cameras:
+      cameras[name].camera_id = camera_id
+      model.add_camera_with_trivial_rig(cameras[name])
+    pose = np.asarray(scene.cameras.cam_to_world[row], np.float64)
+    rotation = pose[:, :3].T
+    shift = -rotation @ pose[:, 3]
     model.add_image_with_trivial_frame(
-        pycolmap.Image(
-            name=structure.sfm_name(photo),
-            camera_id=image_id,
-            image_id=image_id,
-        ),
+        pycolmap.Image(name=name, camera_id=camera_id, image_id=image_id),
         pycolmap.Rigid3d(np.concatenate([rotation, shift[:, None]], axis=1)),
     )
   return model

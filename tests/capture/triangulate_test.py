@@ -74,9 +74,9 @@ def test_points_lie_on_the_city(scene, tmp_path):
   assert readers.load_scene(tmp_path / 'out').report['visibility'] == 'source'
 
 
-def test_a_place_that_cannot_be_written(scene, tmp_path):
+def test_a_place_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').touch()
   with pytest.raises(errors.InputError, match='can be written'):
     triangulate.add_points(
-        scene[0], tmp_path / 'file' / 'a', structure.Options()
+        None, tmp_path / 'file' / 'a', structure.Options()
     )

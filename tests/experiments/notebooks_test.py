@@ -117,5 +117,6 @@ def test_the_others_run(tmp_path):
       'own_capture.ipynb', tmp_path / 'own.ipynb',
       SCENE=str(workdir / 'scene'), WORKDIR=str(tmp_path / 'own'),
       ARGUMENT='quicktest', MAP_PIXELS=64,
+      SHAPE={'num_steps': 600, 'batch_size': 512},
   )  # fmt: skip
   assert 'map_dsm.tif' in text and "'points'" in text and pictures == 4
