@@ -116,7 +116,7 @@ def test_the_others_run(tmp_path):
   text, pictures = _run(
       'own_capture.ipynb', tmp_path / 'own.ipynb',
       SCENE=str(workdir / 'scene'), WORKDIR=str(tmp_path / 'own'),
-      ARGUMENT='quicktest', MAP_PIXELS=64,
+      ARGUMENT='quicktest', MAP_PIXELS=64, POINT_LEVEL=0,
       SHAPE={'num_steps': 600, 'batch_size': 512},
   )  # fmt: skip
   assert 'map_dsm.tif' in text and "'points'" in text and pictures == 4
