@@ -1,6 +1,7 @@
-"""Exports a trained run as a node store that is rendered piece by piece.
+"""Exports a trained run: a node store, points, a mesh or cameras.
 
 python -m experiments.export --workdir=DIR --out=STORE
+python -m experiments.export --workdir=DIR --kind=mesh --out=FILE.ply
 python -m experiments.export --verify --out=STORE
 """
 
@@ -10,11 +11,30 @@ from absl import flags
 
 from infnerf_jax import command, errors
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of a trained run.')
-_OUT = flags.DEFINE_string(
-    'out', None, 'Store: a folder, or an address (s3://, gs://).'
+_WORKDIR = flags.DEFINE_string(
+    'workdir', None, 'Folder of a trained run; for points and cameras a store.'
 )
-_KIND = flags.DEFINE_string('kind', 'store', 'What to write: store.')
+_OUT = flags.DEFINE_string(
+    'out', None, 'Store (a folder, or an address: s3://, gs://), FILE.ply of'
+    ' points and meshes, FILE.json or a folder of cameras.',
+)  # fmt: skip
+_KIND = flags.DEFINE_enum(
+    'kind', 'store', ['store', 'points', 'mesh', 'cameras'], 'What to write.'
+)
+_BOUNDS = flags.DEFINE_string(
+    'bounds', '', "Of points and meshes: west,south,east,north[,low,high] in"
+    " the map's metres; default: all.",
+)  # fmt: skip
+_LEVEL = flags.DEFINE_integer(
+    'level', None, 'Octree level of points and meshes; default: the finest.'
+)
+_APPEARANCE = flags.DEFINE_string(
+    'appearance', 'mean', 'mean, or the photo whose embedding is taken.'
+)
+_MAX_MEMORY_GB = flags.DEFINE_float(
+    'max_memory_gb', 0.0, 'Of rendering points; 0: as in training.',
+    lower_bound=0.0,
+)  # fmt: skip
 _PRECISION = flags.DEFINE_string(
     'precision', 'bfloat16', 'float32, bfloat16, or int8 with block scales.'
 )
@@ -28,54 +48,33 @@ _VERIFY = flags.DEFINE_bool(
 flags.mark_flags_as_required(['out'])
 
 
-def _verify(location) -> None:
-  """Lists damage; InputError where there is some."""
-  from infnerf_jax import progress
-  from infnerf_jax.storage import node_store
-
-  store = node_store.open_store(location)
-  with progress.Progress(
-      store.header.num_nodes * len(store.header.groups),
-      description='verify (chunks)',
-  ) as bar:
-    damage = node_store.verify(store, bar.update)
-  for item in damage:
-    print(f'damaged: {item["chunk"]}: {item["reason"]}')
-  if damage:
-    raise errors.InputError(
-        f'{location}: found {len(damage)} damaged values, expected none'
-    )
-  print(f'{location}: {store.header.num_nodes} nodes, nothing is damaged')
-
-
 def main(argv):
-  """Writes or verifies a store and prints what it found."""
+  """Writes or verifies and prints what came of it."""
   del argv
+  from infnerf_jax.products import export, store_export
+
   if _VERIFY.value:
-    _verify(_OUT.value)
+    print(store_export.verify_store(_OUT.value))
     return
   if not _WORKDIR.value:
     raise errors.InputError('--workdir: got nothing, expected a trained run')
-  if _KIND.value != 'store':
-    raise errors.InputError(f'--kind: got {_KIND.value!r}, expected store')
   import infnerf_jax  # jax only where it is needed
-  from infnerf_jax import progress
-  from infnerf_jax.products import store_export
 
   loaded = infnerf_jax.load(_WORKDIR.value)
-  nodes = loaded.octree.num_nodes
-  with progress.Progress(nodes, description='export (nodes)') as bar:
-    report = store_export.export_store(
-        loaded, _OUT.value, precision=_PRECISION.value,
-        max_views=_VIEWS.value, progress=bar.update,
+  if _KIND.value == 'store':
+    report = store_export.export_with_progress(
+        loaded, _OUT.value, precision=_PRECISION.value, max_views=_VIEWS.value
+    )
+  else:
+    report = export.export(
+        loaded, _KIND.value, _OUT.value,
+        export.Options(
+            _BOUNDS.value, _LEVEL.value, _APPEARANCE.value,
+            _MAX_MEMORY_GB.value or None,
+        ),
     )  # fmt: skip
   print(json.dumps(report, indent=1))
-  cost = report.get('psnr_loss')
-  cost = '' if cost is None else f', {cost:.3f} dB lost on test photos'
-  print(
-      f'wrote {_OUT.value}: {nodes} nodes, {report["bytes"] / 1e6:.1f} MB'
-      f' ({100 * report["share_of_float32"]:.0f} % of float32){cost}'
-  )
+  print(f'wrote {_OUT.value}: {export.describe(_KIND.value, report)}')
 
 
 if __name__ == '__main__':

@@ -28,9 +28,11 @@ def main(argv):
     print(dry_run.describe(dry_run.estimate(config, workdir)))
     return
   from infnerf_jax.evaluation import train_and_evaluate
+  from infnerf_jax.products import plots
 
   scores = train_and_evaluate.train_and_evaluate(config, workdir)
-  print(f'wrote {workdir}: config.json, metrics.jsonl, checkpoints/')
+  plots.write_plots(workdir)
+  print(f'wrote {workdir}: config.json, metrics.jsonl, checkpoints/, plots/')
   if scores:
     print(
         f'wrote {workdir}/eval.json: psnr {scores["psnr"]:.2f} dB,'

@@ -21,6 +21,15 @@ _BAD_INPUT = 2
 _INTERRUPTED = 130
 _TERMINATED = 143
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+# A path that someone typed and that no program could have used.
+_BAD_PLACE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 _HELP = ('help', 'h', '?', 'helpshort')
 
 
@@ -61,6 +70,12 @@ def _guarded(main, argv):
   except FloatingPointError as error:
     _exit(_FAILED, f'error: {error}')
   except OSError as error:
+    if error.errno in _BAD_PLACE and error.filename:
+      _exit(
+          _BAD_INPUT,
+          f'error: {error.filename}: {error.strerror}, expected a place that'
+          ' can be written',
+      )
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
       raise
     _exit(_FAILED, f'error: {error}')

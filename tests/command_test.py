@@ -19,6 +19,8 @@ def main(argv):
     raise errors.InputError('a.json: field: got 1,\\nexpected 2')
   if _DO.value == 'defect':
     raise ValueError('ours')
+  if _DO.value == 'place':
+    open('/dev/null/out.txt', 'w')
   if _DO.value == 'interrupt':
     raise KeyboardInterrupt
   print('done')
@@ -60,6 +62,7 @@ def _run(command, cwd=_ROOT):
         (['--bogus=1'], 2, 'bogus'),
         (['extra'], 2, 'extra'),
         (['--do=input'], 2, 'a.json: field: got 1, expected 2'),
+        (['--do=place'], 2, 'error: /dev/null/out.txt: Not a directory'),
         (['--do=interrupt'], 130, 'interrupted'),
     ],
 )

@@ -52,7 +52,7 @@ class Georeference(NamedTuple):
     epsg: of the map's coordinates.
     offset: [3] float64, metres: `scene = map - offset`, whole numbers.
     transform: similarity.Similarity from the model to the scene.
-    tilt_from: 'gps' or 'views': what says where up is.
+    tilt_from: 'gps', 'views' or 'control points': what says where up is.
     residuals: [N, 3] metres, camera centres minus GPS; NaN without.
     inliers: [N] bool, positions that agree with the model.
   """
@@ -82,11 +82,12 @@ def utm_epsg(latitude: float, longitude: float) -> int:
   return (32600 if north else 32700) + zone
 
 
-def to_map(gps) -> MapPositions | None:
+def to_map(gps, epsg: int | None = None) -> MapPositions | None:
   """Positions of photos in the UTM zone of their median.
 
   Args:
     gps: [N] metadata.Gps or None.
+    epsg: of another map in metres; None is that zone.
 
   Returns:
     MapPositions, or None where fewer than two photos have a position.
@@ -99,7 +100,8 @@ def to_map(gps) -> MapPositions | None:
   # The median about the first longitude, so that 180 is no border.
   turned = (longitude - longitude[0] + 180) % 360 - 180 + longitude[0]
   middle = (np.median(turned) + 180) % 360 - 180
-  epsg = utm_epsg(float(np.median(latitude)), float(middle))
+  if epsg is None:
+    epsg = utm_epsg(float(np.median(latitude)), float(middle))
   transformer = pyproj.Transformer.from_crs(4326, epsg, always_xy=True)
   east, north = transformer.transform(longitude, latitude)
   xy = np.stack([east, north], axis=-1)
@@ -154,6 +156,34 @@ def align(cam_to_world, places: MapPositions) -> Georeference | None:
   inliers = np.zeros(len(known), bool)
   inliers[known] = similarity.inliers(residuals[known])
   return Georeference(places.epsg, offset, fit, tilt_from, residuals, inliers)
+
+
+def by_control(
+    epsg: int, offset, transform, cam_to_world, places: MapPositions | None
+) -> Georeference:
+  """A placement by ground control points, and how the GPS differs from it.
+
+  Args:
+    epsg: of the map.
+    offset: [3] metres.
+    transform: from the model to the scene.
+    cam_to_world: [N, 3, 4] poses in the model's frame.
+    places: GPS of the same N photos on the same map, or None.
+
+  Returns:
+    Georeference.
+  """
+  centres = similarity.apply(transform, np.asarray(cam_to_world)[:, :, 3])
+  residuals = np.full(centres.shape, np.nan)
+  inliers = np.zeros(len(centres), bool)
+  if places is not None:
+    residuals = centres + offset - places.positions
+    known = np.isfinite(residuals).all(axis=-1)
+    if known.any():
+      inliers[known] = similarity.inliers(residuals[known])
+  return Georeference(
+      epsg, offset, transform, 'control points', residuals, inliers
+  )
 
 
 def mean_view(cam_to_world) -> np.ndarray:

@@ -62,7 +62,7 @@ def scan(
   if not folder.is_dir():
     found = 'a file' if folder.exists() else 'no such folder'
     raise errors.InputError(
-        f'--photos: {folder}: got {found}, expected a folder of photos'
+        f'--photos: {folder}: got {found}, expected photos or a video'
     )
   if masks is not None and not masks.is_dir():
     raise errors.InputError(

@@ -1,25 +1,27 @@
 """Photos to scene: structure from motion, GPS, and what came of it."""
 
+import contextlib
 import hashlib
 import json
 import pathlib
 import shutil
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
-import pycolmap
 
 from infnerf_jax import errors, json_files
 from infnerf_jax.capture import (
     georeference,
+    ground_control,
     pairs,
     photos,
+    placing,
     report,
-    similarity,
     structure,
+    video,
 )
-from infnerf_jax.scene import colmap, validate, write
-from infnerf_jax.scene import scene as scene_lib
+from infnerf_jax.scene import write
 
 REPORT = 'prepare_report.json'
 _STAMP = 'stamp.json'
@@ -36,6 +38,10 @@ class Options(NamedTuple):
     overwrite: replace a scene in the output folder.
     keep_work: keep features, matches and models beside the scene.
     sfm: see `structure.Options`.
+    gcp: list of ground control points, which then place the scene.
+    gcp_check: names of the points kept back as checks; () see
+      `ground_control.read`.
+    frames: how they become photos where `--photos` is a video.
   """
 
   masks: pathlib.Path | None = None
@@ -45,6 +51,9 @@ class Options(NamedTuple):
   overwrite: bool = False
   keep_work: bool = False
   sfm: structure.Options = structure.Options()
+  gcp: pathlib.Path | None = None
+  gcp_check: tuple[str, ...] = ()
+  frames: video.Options = video.Options()
 
 
 class Plan(NamedTuple):
@@ -56,6 +65,7 @@ class Plan(NamedTuple):
     matching: one of `pairs.MATCHINGS`.
     reason: why this one.
     pairs: [P, 2] rows of photos to match.
+    survey: ground control points, or None.
   """
 
   folder: photos.Folder
@@ -63,6 +73,7 @@ class Plan(NamedTuple):
   matching: str
   reason: str
   pairs: np.ndarray
+  survey: ground_control.Survey | None = None
 
 
 def make_plan(photo_dir, out_dir, options: Options) -> Plan:
@@ -95,9 +106,14 @@ def make_plan(photo_dir, out_dir, options: Options) -> Plan:
         f'--out: got {out_dir} inside the folder of the photos, expected it'
         ' elsewhere'
     )
+  survey = None
+  if options.gcp is not None:
+    survey = ground_control.read(options.gcp, options.gcp_check)
   folder = photos.scan(photo_dir, masks=options.masks, use_gps=options.use_gps)
   names = [photo.name for photo in folder.photos]
-  places = georeference.to_map([p.metadata.gps for p in folder.photos])
+  places = georeference.to_map(
+      [p.metadata.gps for p in folder.photos], survey and survey.epsg
+  )
   positions = np.full((len(names), 3), np.nan)
   if places is not None:
     positions = places.positions
@@ -106,7 +122,22 @@ def make_plan(photo_dir, out_dir, options: Options) -> Plan:
     has_gps = np.isfinite(positions).all(axis=-1)
     matching, reason = pairs.choose_matching(names, has_gps)
   chosen = pairs.make_pairs(matching, names, positions)
-  return Plan(folder, places, matching, reason, chosen)
+  _check_survey(survey, names)
+  return Plan(folder, places, matching, reason, chosen, survey)
+
+
+def _check_survey(survey: ground_control.Survey | None, names) -> None:
+  """Refuses a list of points that is of other photos."""
+  if survey is None:
+    return
+  known = {pathlib.PurePath(name).name for name in names}
+  listed = {photo for p in survey.points for photo, _, _ in p.sightings}
+  listed = {pathlib.PurePath(n.replace('\\', '/')).name for n in listed}
+  if not known & listed:
+    raise errors.InputError(
+        f'--gcp: {survey.source}: got photos such as {min(listed)!r}, expected'
+        ' some of --photos'
+    )
 
 
 def prepare(photo_dir, out_dir, options: Options = Options()) -> dict:
@@ -127,12 +158,14 @@ def prepare(photo_dir, out_dir, options: Options = Options()) -> dict:
     InputError: see `make_plan`; photos of which none overlap.
   """
   out_dir = pathlib.Path(out_dir)
+  if video.is_video(photo_dir):
+    return _prepare_video(photo_dir, out_dir, options)
   plan = make_plan(photo_dir, out_dir, options)
   stamp = make_stamp(plan, options)
   finished = out_dir / REPORT
   if finished.is_file() and not options.overwrite:
     result = json_files.read_json(finished)
-    if result.get('stamp') == stamp:
+    if result.get('stamp') == _whole_stamp(stamp, plan):
       return result
   check_output(out_dir, options.overwrite)
   work = out_dir.with_name(f'{out_dir.name}.work')
@@ -152,9 +185,9 @@ def prepare(photo_dir, out_dir, options: Options = Options()) -> dict:
         f' (best has {int(links.num_partners.max())} partners), expected photos'
         ' that overlap and were taken from different places'
     )
-  scene, placed = make_scene(plan, models, work)
+  scene, placed = placing.make_scene(plan, models, work)
   result = report.make_report(plan, links, models, scene, placed)
-  result['stamp'] = stamp
+  result['stamp'] = _whole_stamp(stamp, plan)
   scene.report['prepare'] = {'report': REPORT, 'matching': plan.matching}
   write.write_infnerf(
       scene, out_dir, copy_photos=options.copy_photos, overwrite=True
@@ -163,6 +196,53 @@ def prepare(photo_dir, out_dir, options: Options = Options()) -> dict:
   if not options.keep_work:
     shutil.rmtree(work)
   return result
+
+
+@contextlib.contextmanager
+def photo_folder(path, options: Options):
+  """The photos of `--photos` for a look: a video's lie in a temporary folder.
+
+  Args:
+    path: folder or video.
+    options: see `Options`.
+
+  Yields:
+    The folder.
+  """
+  if not video.is_video(path):
+    yield pathlib.Path(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    frames = pathlib.Path(folder) / 'frames'
+    video.extract(path, frames, options.frames)
+    yield frames
+
+
+def _prepare_video(path, out_dir: pathlib.Path, options: Options) -> dict:
+  """`prepare` of a video's frames, which lie in `OUT.frames` meanwhile."""
+  finished = out_dir / REPORT
+  stamp = video.stamp(path, options.frames)
+  if finished.is_file() and not options.overwrite:
+    result = json_files.read_json(finished)
+    if result.get('video', {}).get('stamp') == stamp:
+      return result
+  check_output(out_dir, options.overwrite)
+  frames = out_dir.with_name(f'{out_dir.name}.frames')
+  chosen = video.extract(path, frames, options.frames)
+  result = prepare(frames, out_dir, options)
+  result['video'] = chosen
+  json_files.write_json_atomic(finished, result)
+  if options.copy_photos and not options.keep_work:
+    shutil.rmtree(frames)
+  return result
+
+
+def _whole_stamp(stamp: str, plan: Plan) -> str:
+  """A stamp with the control points, which structure from motion ignores."""
+  if plan.survey is None:
+    return stamp
+  content = repr([stamp, plan.survey.epsg, *map(str, plan.survey.points)])
+  return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def make_stamp(plan: Plan, options: Options) -> str:
@@ -225,104 +305,3 @@ def _check_overlap(photo_dir, links: structure.Links) -> None:
       f' none overlap ({int(np.median(links.num_features))} features each),'
       ' expected photos that share what they show'
   )
-
-
-class Placed(NamedTuple):
-  """How a model became a scene.
-
-  Attributes:
-    reconstruction: the model, in the scene's frame.
-    rows: rows of the registered photos in the plan, in the model's order.
-    georeference: georeference.Georeference of these rows, or None.
-  """
-
-  reconstruction: pycolmap.Reconstruction
-  rows: list[int]
-  georeference: georeference.Georeference | None
-
-
-def make_scene(plan: Plan, models, work: pathlib.Path):
-  """The largest model as a scene, in metres on the map where GPS says so.
-
-  Args:
-    plan: see `Plan`.
-    models: see `structure.read_models`.
-    work: folder with `images/`.
-
-  Returns:
-    (Scene, Placed).
-  """
-  _, model = models[0]
-  row_of = {
-      structure.sfm_name(p): row for row, p in enumerate(plan.folder.photos)
-  }
-  images = sorted(
-      (im for im in model.images.values() if im.has_pose),
-      key=lambda image: image.name,
-  )
-  rows = [row_of[image.name] for image in images]
-  poses = np.stack([im.cam_from_world().inverse().matrix() for im in images])
-  placed = None
-  if plan.places is not None:
-    places = plan.places._replace(positions=plan.places.positions[rows])
-    placed = georeference.align(poses, places)
-  frame, transform, placed = _frame(placed, poses, plan, model)
-  model.transform(
-      pycolmap.Sim3d(
-          transform.scale,
-          pycolmap.Rotation3d(transform.rotation),
-          transform.translation,
-      )
-  )
-  aligned = work / 'aligned'
-  shutil.rmtree(aligned, ignore_errors=True)
-  (aligned / 'sparse' / '0').mkdir(parents=True)
-  model.write(str(aligned / 'sparse' / '0'))
-  (aligned / 'images').symlink_to((work / 'images').resolve())
-  draft = _with_originals(colmap.read(aligned), plan, row_of)
-  draft.report.pop('model', None)
-  draft = draft._replace(frame={**draft.frame, **frame})
-  scene: scene_lib.Scene = validate.finish(draft)
-  return scene, Placed(model, rows, placed)
-
-
-def _with_originals(draft, plan: Plan, row_of):
-  """The draft with the user's files in place of links and copies."""
-  originals = [plan.folder.photos[row_of[name]] for name in draft.names]
-  return draft._replace(
-      names=[photo.name for photo in originals],
-      paths=[photo.path for photo in originals],
-      mask_paths=[photo.mask_path for photo in originals],
-  )
-
-
-def _frame(placed, poses, plan: Plan, model):
-  """(fields of scene.json, similarity to the scene, georeference)."""
-  if placed is None:
-    rotation = georeference.level_model(poses)
-    transform = similarity.Similarity(1.0, rotation, np.zeros(3))
-    names = {'coordinate_system': 'local, scale unknown'}
-    return names, transform, None
-  # Ground at about z = 0; whole metres, so that sums with it are exact.
-  ground = [p.xyz for p in model.points3D.values()]
-  shift = np.zeros(3)
-  if ground:
-    heights = similarity.apply(placed.transform, np.array(ground))[:, 2]
-    shift[2] = np.round(np.median(heights))
-  transform = placed.transform._replace(
-      translation=placed.transform.translation - shift
-  )
-  placed = placed._replace(offset=placed.offset + shift, transform=transform)
-  height = 'as in the GPS of the photos' if plan.places.has_height else 'none'
-  frame = {
-      'coordinate_system': f'EPSG:{placed.epsg}',
-      'offset': placed.offset.tolist(),
-      'rotation': np.eye(3).tolist(),
-      'height_datum': height,
-      'model_to_scene': {
-          'scale': transform.scale,
-          'rotation': transform.rotation.tolist(),
-          'translation': transform.translation.tolist(),
-      },
-  }
-  return frame, transform, placed

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from infnerf_jax.capture import structure
+from infnerf_jax.capture import ground_control, structure
 
 # Fewer features than this: blurred, dark or of one colour.
 _FEW_FEATURES = 200
@@ -17,7 +17,7 @@ def make_report(plan, links, models, scene, placed) -> dict:
     links: structure.Links.
     models: see `structure.read_models`.
     scene: the scene.Scene that is written.
-    placed: prepare.Placed.
+    placed: placing.Placed.
 
   Returns:
     Plain values.
@@ -53,6 +53,7 @@ def make_report(plan, links, models, scene, placed) -> dict:
       'coordinate_system': scene.frame['coordinate_system'],
       'offset': scene.frame['offset'],
       'gps': _gps(plan, placed),
+      'ground_control': placed.control,
   }
   return report
 
@@ -117,6 +118,8 @@ def _gps(plan, placed) -> dict | None:
   if georeference is None:
     return {**result, 'used': False}
   known = np.isfinite(georeference.residuals).all(axis=-1)
+  if not known.any():
+    return {**result, 'used': False}
   errors = georeference.residuals[known]
   across = np.linalg.norm(errors[:, :2], axis=-1)
   return {
@@ -169,7 +172,10 @@ def describe(report: dict) -> str:
         f'ground sampling   {report["gsd_metres_per_pixel"] * 100:.2f} cm a'
         f' pixel, from {report["median_distance_metres"]:.1f} m'
     )
-  lines += _describe_gps(report['gps'])
+  if report.get('ground_control'):
+    lines += ground_control.describe(report['ground_control'])
+  if report['gps'] is not None or not report.get('ground_control'):
+    lines += _describe_gps(report['gps'])
   for name, why in report['photos_not_registered'].items():
     lines.append(f'left out          {name}: {why}')
   for name, why in report['photos_damaged'].items():

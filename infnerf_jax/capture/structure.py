@@ -59,7 +59,7 @@ class Links(NamedTuple):
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
   """COLMAP logs a page a photo; errors still come as exceptions."""
   before = pycolmap.logging.minloglevel
   pycolmap.logging.minloglevel = int(pycolmap.logging.FATAL)
@@ -115,7 +115,7 @@ def extract_features(photos, work: pathlib.Path, options: Options) -> None:
     options: see `Options`.
   """
   path = work / 'database.db'
-  with _quiet(), _database(path) as database:
+  with quiet(), _database(path) as database:
     known = {im.name: im for im in database.read_all_images()}
     done = {
         name
@@ -133,7 +133,7 @@ def extract_features(photos, work: pathlib.Path, options: Options) -> None:
       for start in range(0, len(left), _FEATURE_BATCH):
         batch = left[start : start + _FEATURE_BATCH]
         reader = _reader(group, work, camera_id)
-        with _quiet():
+        with quiet():
           _extract(path, work / 'images', batch, reader, options)
         if camera_id is None:
           with _database(path) as database:
@@ -206,7 +206,7 @@ def match(photos, pairs, work: pathlib.Path, options: Options) -> None:
   """
   path = work / 'database.db'
   names = [sfm_name(photo) for photo in photos]
-  with _quiet(), _database(path) as database:
+  with quiet(), _database(path) as database:
     ids = {im.name: im.image_id for im in database.read_all_images()}
     known = set(database.read_two_view_geometry_num_inliers()[0])
   todo = [
@@ -236,7 +236,7 @@ def _match_batch(path, pairs, matching, geometry) -> None:
     file.flush()
     pairing = pycolmap.ImportedPairingOptions()
     pairing.match_list_path = file.name
-    with _quiet():
+    with quiet():
       pycolmap.match_image_pairs(
           path,
           matching_options=matching,
@@ -248,7 +248,7 @@ def _match_batch(path, pairs, matching, geometry) -> None:
 
 def read_links(photos, work: pathlib.Path) -> Links:
   """Features and partners of each photo, from the database."""
-  with _quiet(), _database(work / 'database.db') as database:
+  with quiet(), _database(work / 'database.db') as database:
     ids = {im.name: im.image_id for im in database.read_all_images()}
     pair_ids, counts = database.read_two_view_geometry_num_inliers()
     features = [
@@ -263,6 +263,30 @@ def read_links(photos, work: pathlib.Path) -> Links:
       partners.update(pycolmap.pair_id_to_image_pair(pair_id))
   num_partners = [partners[ids.get(sfm_name(p), -1)] for p in photos]
   return Links(np.array(features, np.int64), np.array(num_partners, np.int64))
+
+
+def image_ids(work: pathlib.Path) -> dict[str, tuple[int, int]]:
+  """(image, camera) numbers of the database's photos by their name there."""
+  with quiet(), _database(work / 'database.db') as database:
+    return {
+        im.name: (im.image_id, im.camera_id)
+        for im in database.read_all_images()
+    }
+
+
+def set_cameras(work: pathlib.Path, cameras) -> None:
+  """Gives the database's photos lenses that are known.
+
+  Args:
+    work: folder with the database.
+    cameras: pycolmap.Camera by the photo's name there; photos that share a
+      camera have equal ones.
+  """
+  with quiet(), _database(work / 'database.db') as database:
+    for image in database.read_all_images():
+      if image.name in cameras:
+        cameras[image.name].camera_id = image.camera_id
+        database.update_camera(cameras[image.name])
 
 
 def map_models(
@@ -282,7 +306,7 @@ def map_models(
   if not (work / _DONE).exists():
     shutil.rmtree(sparse, ignore_errors=True)
     sparse.mkdir()
-    with _quiet(), progress.Progress(num_photos, description='mapping') as bar:
+    with quiet(), progress.Progress(num_photos, description='mapping') as bar:
       _run_mapping(num_photos, work, options, bar)
     json_files.write_json_atomic(
         work / _DONE, {'models': len(os.listdir(sparse))}
@@ -325,7 +349,7 @@ def read_models(folders: dict[int, pathlib.Path]):
   Returns:
     List of (folder, pycolmap.Reconstruction).
   """
-  with _quiet():
+  with quiet():
     models = [(f, pycolmap.Reconstruction(str(f))) for f in folders.values()]
   size = lambda item: (item[1].num_reg_images(), item[1].num_points3D())
   return sorted(models, key=size, reverse=True)

@@ -92,6 +92,14 @@ def _draw_view(axes, octree, shown, points, view, colors):
   axes.set_ylabel(f'{"xyz"[second]} (m)')
 
 
+def level_colors(num_levels: int) -> np.ndarray:
+  """[num_levels, 4] rgba: the colour of each octree level in all pictures."""
+  levels = np.arange(num_levels)
+  return matplotlib.colormaps['turbo'](
+      0.1 + 0.8 * levels / max(num_levels - 1, 1)
+  )
+
+
 def visualize_octree(
     octree: tree_lib.Octree, max_depth: int | None, save_path, points=None
 ) -> pathlib.Path:
@@ -111,10 +119,7 @@ def visualize_octree(
   if points is not None:
     points = np.asarray(points, np.float64)
     points = points[:: -(-len(points) // _MAX_POINTS) or 1]
-  levels = np.arange(octree.num_levels)
-  colors = matplotlib.colormaps['turbo'](
-      0.1 + 0.8 * levels / max(octree.num_levels - 1, 1)
-  )
+  colors = level_colors(octree.num_levels)
   figure = Figure(figsize=(13, 6.5), layout='constrained')
   backend_agg.FigureCanvasAgg(figure)
   for axes, view in zip(figure.subplots(1, 2), _VIEWS, strict=True):

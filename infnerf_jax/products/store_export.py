@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from infnerf_jax import errors, json_files, provenance
+from infnerf_jax import progress as progress_lib
 from infnerf_jax.evaluation import metrics
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
@@ -243,3 +244,42 @@ def export_store(
   if max_views:
     report.update(precision_cost(loaded, group, max_views=max_views))
   return report
+
+
+def export_with_progress(loaded, out, **options) -> dict[str, Any]:
+  """`export_store` under a progress bar."""
+  if not hasattr(loaded, 'model'):
+    raise errors.InputError(
+        f'--workdir: got the store {loaded.workdir}, expected the folder of a'
+        ' trained run'
+    )
+  total = loaded.octree.num_nodes
+  with progress_lib.Progress(total, description='export (nodes)') as bar:
+    return export_store(loaded, out, progress=bar.update, **options)
+
+
+def verify_store(location) -> str:
+  """Reads all of a store.
+
+  Args:
+    location: folder, or an address of a bucket.
+
+  Returns:
+    A line that says that nothing is damaged.
+
+  Raises:
+    InputError: something is; each is listed on stdout before.
+  """
+  store = node_store.open_store(location)
+  with progress_lib.Progress(
+      store.header.num_nodes * len(store.header.groups),
+      description='verify (chunks)',
+  ) as bar:
+    damage = node_store.verify(store, bar.update)
+  for item in damage:
+    print(f'damaged: {item["chunk"]}: {item["reason"]}')
+  if damage:
+    raise errors.InputError(
+        f'{location}: found {len(damage)} damaged values, expected none'
+    )
+  return f'{location}: {store.header.num_nodes} nodes, nothing is damaged'

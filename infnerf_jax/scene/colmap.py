@@ -91,11 +91,13 @@ def _reconstruction(model: pathlib.Path) -> pycolmap.Reconstruction:
     ) from None
 
 
-def read(folder: pathlib.Path) -> validate.Draft:
+def read(folder: pathlib.Path, *, place=None) -> validate.Draft:
   """Reads a COLMAP model and the photos beside it.
 
   Args:
     folder: of the scene, or of the model.
+    place: gives (photos' folder, their paths) of names in order; None: they
+      are in `images/` under these names.
 
   Returns:
     Draft.
@@ -107,17 +109,20 @@ def read(folder: pathlib.Path) -> validate.Draft:
   counts = [_num_images(path) for path in models]
   model = models[int(np.argmax(counts))]
   source = model / f'images{_stem(model)}'
-  photo_folder = _photo_folder(folder, model)
   reconstruction = _reconstruction(model)
   images = sorted(
       (im for im in reconstruction.images.values() if im.has_pose),
       key=lambda image: image.name,
   )
   names = [image.name for image in images]
-  paths = [
-      photo_files.inside(photo_folder, name, where=f'{source}: photo {name}')
-      for name in names
-  ]
+  if place is not None:
+    photo_folder, paths = place(names)
+  else:
+    photo_folder = _photo_folder(folder, model)
+    paths = [
+        photo_files.inside(photo_folder, name, where=f'{source}: photo {name}')
+        for name in names
+    ]
   found = photo_files.find(names, paths)
   lenses, sizes, poses = [], [], []
   for row in found.rows:

@@ -152,8 +152,18 @@ def read_json(path: pathlib.Path) -> dict:
   Raises:
     InputError: unreadable, not JSON, or not an object.
   """
+  content = read_any_json(path)
+  if not isinstance(content, dict):
+    raise errors.InputError(
+        f'{path}: got a {type(content).__name__}, expected an object'
+    )
+  return content
+
+
+def read_any_json(path: pathlib.Path) -> Any:
+  """Any JSON value from a file; InputError where it does not read."""
   try:
-    content = json.loads(path.read_text(encoding='utf-8-sig'))
+    return json.loads(path.read_text(encoding='utf-8-sig'))
   except OSError as error:
     raise errors.InputError(
         f'{path}: got {error.strerror}, expected a readable file'
@@ -162,8 +172,3 @@ def read_json(path: pathlib.Path) -> dict:
     raise errors.InputError(
         f'{path}: got {reason(error)}, expected JSON'
     ) from None
-  if not isinstance(content, dict):
-    raise errors.InputError(
-        f'{path}: got a {type(content).__name__}, expected an object'
-    )
-  return content

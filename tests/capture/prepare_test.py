@@ -13,6 +13,7 @@ import pytest
 
 from infnerf_jax import errors, json_files
 from infnerf_jax.capture import photos, prepare, report, structure
+from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene import readers
 from tests.capture import builders
 
@@ -98,6 +99,52 @@ def test_scene_of_known_cameras(tmp_path, gps):
   assert prepare.prepare(folder, out, options) == result
   with pytest.raises(errors.InputError, match='--out'):
     prepare.prepare(folder, out, options._replace(matching='sequential'))
+
+
+def test_control_points_place_the_scene(tmp_path):
+  folder, out = tmp_path / 'in', tmp_path / 'out'
+  _synthetic(folder, tmp_path / 'out.work')
+  options = prepare.Options(keep_work=True)
+  _take_up(folder, out, options)
+  prepare.prepare(folder, out, options)
+  by_gps = readers.load_scene(out)
+  # Points that the GPS puts 7 m west, 3 m north and 2 m below of the survey.
+  shift = np.array([7.0, -3.0, 2.0])
+  offsets, photo_idx = by_gps.visibility
+  lines = ['WGS84 UTM 14N']
+  for p in np.argsort(-np.diff(offsets))[:8]:
+    place = by_gps.points.positions[p]
+    surveyed = place + by_gps.frame['offset'] + shift
+    for row in photo_idx[offsets[p] : offsets[p + 1]]:
+      camera = cameras_lib.take(by_gps.cameras, row)
+      pixel, _ = cameras_lib.project(camera, place)
+      numbers = ' '.join(repr(float(x)) for x in (*surveyed, *pixel))
+      lines.append(f'{numbers} {by_gps.photos.names[row]} G{p}')
+  gcp = tmp_path / 'gcp_list.txt'
+  gcp.write_text('\n'.join(lines))
+  with pytest.raises(errors.InputError, match='--out'):
+    prepare.prepare(folder, out, options._replace(gcp=gcp))
+  options = options._replace(gcp=gcp, overwrite=True)
+  result = prepare.prepare(folder, out, options)
+  control = result['ground_control']
+  assert (control['control']['points'], control['check']['points']) == (6, 2)
+  assert control['control']['rmse'] < 1e-3 and control['check']['rmse'] < 1e-3
+  assert result['gps']['up_from'] == 'control points'
+  # The GPS itself is exact to 2 cm here.
+  across = float(np.hypot(*shift[:2]))
+  assert result['gps']['horizontal_median_metres'] == pytest.approx(
+      across, abs=0.03
+  )
+  scene = readers.load_scene(out)
+  found = scene.cameras.cam_to_world[:, :, 3] + scene.frame['offset']
+  before = by_gps.cameras.cam_to_world[:, :, 3] + by_gps.frame['offset']
+  np.testing.assert_allclose(found, before + shift, atol=1e-3)
+  assert scene.frame['height_datum'] == 'as in the ground control points'
+  text = report.describe(result)
+  assert 'control points    6, RMSE 0.000 m' in text
+  gcp.write_text('\n'.join(lines).replace('.png', '.gif'))
+  with pytest.raises(errors.InputError, match='--gcp: .*expected some of'):
+    prepare.make_plan(folder, out, options)
 
 
 def test_photos_that_do_not_overlap(tmp_path):
