@@ -19,7 +19,7 @@ _PRECISION = flags.DEFINE_string(
     'precision', 'bfloat16', 'float32, bfloat16, or int8 with block scales.'
 )
 _VIEWS = flags.DEFINE_integer(
-    'views', 8, 'Pictures that measure what the precision costs; 0: none.',
+    'views', 8, 'Pictures that measure what each precision costs; 0: none.',
     lower_bound=0,
 )  # fmt: skip
 _VERIFY = flags.DEFINE_bool(
@@ -63,17 +63,26 @@ def main(argv):
   from infnerf_jax.products import store_export
 
   loaded = infnerf_jax.load(_WORKDIR.value)
-  nodes = loaded.octree.num_nodes
-  with progress.Progress(nodes, description='export (nodes)') as bar:
+  with progress.Progress(
+      loaded.octree.num_nodes, description='export (nodes)'
+  ) as bar:
     report = store_export.export_store(
         loaded, _OUT.value, precision=_PRECISION.value,
         max_views=_VIEWS.value, progress=bar.update,
     )  # fmt: skip
   print(json.dumps(report, indent=1))
+  for name, item in report.get('precisions', {}).items():
+    lost = item.get('psnr_loss')
+    lost = '' if lost is None else f', {lost:.3f} dB lost on test photos'
+    print(
+        f'{name}: {item["bytes"] / 1e6:.1f} MB'
+        f' ({100 * item["share_of_float32"]:.0f} % of float32){lost}'
+    )
   cost = report.get('psnr_loss')
   cost = '' if cost is None else f', {cost:.3f} dB lost on test photos'
+  size = f'{report["bytes"] / 1e6:.1f} MB'
   print(
-      f'wrote {_OUT.value}: {nodes} nodes, {report["bytes"] / 1e6:.1f} MB'
+      f'wrote {_OUT.value}: {report["num_nodes"]} nodes, {size}'
       f' ({100 * report["share_of_float32"]:.0f} % of float32){cost}'
   )
 
