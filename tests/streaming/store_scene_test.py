@@ -218,7 +218,7 @@ def test_a_cap_below_the_root_is_refused_with_the_least(stored):
     _render(scene, _camera(1.0), max_memory_gb=0.9 * least / 1e3)
 
 
-@pytest.mark.parametrize('cap', [3e8, 1e9, 2e10])
+@pytest.mark.parametrize('cap', [4e8, 1e9, 2e10])
 def test_a_budget_never_exceeds_its_cap(stored, cap):
   header = node_store.open_store(stored[0]).header
   header = dataclasses.replace(header, num_nodes=10**7)
@@ -226,7 +226,7 @@ def test_a_budget_never_exceeds_its_cap(stored, cap):
       header, header.model_spec(), OPTIONS, cap, picture_bytes=10**7
   )
   assert 0.8 * cap < budget.total <= cap
-  assert budget.num_slots > 100
+  assert budget.num_slots > 40
 
 
 def test_progressive_pictures_end_at_the_final_one(stored):
@@ -268,7 +268,7 @@ def test_prefetched_rows_are_not_read_again(stored):
 
 
 def test_memory_report_adds_up(stored):
-  scene = _open(stored[0], max_memory_gb=0.3)
+  scene = _open(stored[0], max_memory_gb=0.5)
   _render(scene, _camera(1.0))
   _render(scene, _camera(12.0))
   report = scene.memory_report()
@@ -276,7 +276,7 @@ def test_memory_report_adds_up(stored):
     numbers = report[part]
     assert 0 < numbers['used'] + numbers['cached'] <= numbers['total']
     assert 0 < numbers['utilisation'] <= 1
-  assert report['device']['total'] + report['host']['total'] <= 0.3e9
+  assert report['device']['total'] + report['host']['total'] <= 0.5e9
   assert report['device']['cached'] > 0
   assert report['rows']['resident'] <= report['rows']['slots']
 
