@@ -26,7 +26,7 @@ _TINY = flags.DEFINE_bool(
     'tiny', False, 'Tiny shapes: shows that it runs, measures nothing.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Trained run that the suite pictures renders.'
+    'workdir', None, 'Trained run: of pictures, and for complexity as well.'
 )
 
 

@@ -39,7 +39,7 @@ _PRECISION = flags.DEFINE_string(
     'precision', 'bfloat16', 'float32, bfloat16, or int8 with block scales.'
 )
 _VIEWS = flags.DEFINE_integer(
-    'views', 8, 'Pictures that measure what the precision costs; 0: none.',
+    'views', 8, 'Pictures that measure what each precision costs; 0: none.',
     lower_bound=0,
 )  # fmt: skip
 _VERIFY = flags.DEFINE_bool(
@@ -74,6 +74,13 @@ def main(argv):
         ),
     )  # fmt: skip
   print(json.dumps(report, indent=1))
+  for name, item in report.get('precisions', {}).items():
+    lost = item.get('psnr_loss')
+    lost = '' if lost is None else f', {lost:.3f} dB lost on test photos'
+    print(
+        f'{name}: {item["bytes"] / 1e6:.1f} MB'
+        f' ({100 * item["share_of_float32"]:.0f} % of float32){lost}'
+    )
   print(f'wrote {_OUT.value}: {export.describe(_KIND.value, report)}')
 
 

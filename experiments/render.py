@@ -91,6 +91,11 @@ def main(argv):
     )
   for node, reason in report.get('damaged_nodes', {}).items():
     print(f'damaged node {node}: {reason}; its ancestor was shown')
+  if report.get('unreachable_nodes'):
+    print(
+        f'{len(report["unreachable_nodes"])} nodes were out of reach for some'
+        ' views; ancestors were shown, render.json names them'
+    )
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
 """A trained scene from its workdir, ready to render."""
 
 import dataclasses
+import functools
 import pathlib
-from typing import Any
+from typing import Any, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import render_image, render_rays
+from infnerf_jax.render import progressive, render_image, render_rays
 from infnerf_jax.scene import camera_io, readers
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import scene as scene_lib
@@ -113,6 +114,31 @@ class LoadedScene:
         appearance,
         sampling,
         **options,
+    )
+
+  def render_progressively(
+      self,
+      camera: cameras_lib.Cameras | str,
+      *,
+      levels: tuple[int, ...] = progressive.LEVELS,
+      pyramid_level: int = 0,
+      **options,
+  ) -> Iterator[progressive.Progress]:
+    """A coarse picture at once, then finer ones.
+
+    Args:
+      camera: a single row, or the name of a photo.
+      levels: halvings of each picture, falling to 0.
+      pyramid_level: of the final picture.
+      **options: as `render` takes them.
+
+    Returns:
+      Iterator of Progress; the last is final, and what `render` gives.
+    """
+    return progressive.coarse_to_fine(
+        functools.partial(self.render, camera, **options),
+        levels=levels,
+        pyramid_level=pyramid_level,
     )
 
   def open_pyramid(self) -> pyramid_lib.PhotoPyramid:

@@ -281,12 +281,11 @@ def _render_views(loaded, render, path, out, size, show_progress):
           progress.Progress(len(path.names), description='render (views)')
       )
     for row, name in enumerate(path.names):
+      more = {}
       if hasattr(loaded, 'prefetch') and row + 1 < len(path.names):
         # While this view is computed, the next one's nodes are read.
-        loaded.prefetch(
-            cameras_lib.take(path.cameras, row + 1), pixel_size=path.pixel_size
-        )
-      image = render(cameras_lib.take(path.cameras, row))
+        more['following'] = cameras_lib.take(path.cameras, row + 1)
+      image = render(cameras_lib.take(path.cameras, row), **more)
       limits = depth_limits(image.depth, image.opacity, limits)
       colored = color_depth(image.depth, image.opacity, limits)
       frame = _write_frame(image, colored, name, out)
@@ -369,9 +368,13 @@ def _streaming_summary(loaded, frames) -> dict[str, Any]:
   """What a film took out of a store; empty for a run's workdir."""
   if not hasattr(loaded, 'memory_report'):
     return {}
-  damaged = {}
+  damaged, unreachable = {}, set()
   for frame in frames:
     damaged.update(frame['damaged'])
+    pages = frame['damaged_pages']
+    damaged.update({f'tree/{key}': why for key, why in pages.items()})
+    unreachable.update(frame['unreachable'])
+    unreachable.update(f'tree/{key}' for key in frame['unreachable_pages'])
   # The first view has nobody to read ahead of it.
   timed = frames[1:] or frames
   seconds = sum(f['read_seconds'] + f['render_seconds'] for f in timed)
@@ -382,6 +385,7 @@ def _streaming_summary(loaded, frames) -> dict[str, Any]:
           sum(f['read_seconds'] for f in timed) / max(seconds, 1e-9)
       ),
       'damaged_nodes': damaged,
+      'unreachable_nodes': sorted(unreachable),
       'memory': loaded.memory_report(),
   }
 

@@ -118,14 +118,24 @@ def _views(loaded) -> dict[str, np.ndarray]:
 
 
 def stored_nodes(loaded, group: row_codec.RowGroup):
-  """The run's parameters as they come back from a store: stacked, float32."""
-  nodes = jax.tree.map(np.array, loaded.model.nodes)
-  for slot in range(loaded.octree.num_nodes):
+  """The run's parameters as they come back from a store.
+
+  Args:
+    loaded: a LoadedScene.
+    group: the parameters' precision.
+
+  Returns:
+    (stacked float32 parameters, bytes of all chunks).
+  """
+  nodes, num_bytes = jax.tree.map(np.array, loaded.model.nodes), 0
+  _, slots = active_part(loaded)
+  for slot in slots.tolist():
     row = node_store.params_to_row(nodes, slot)
     data = row_codec.encode_row(group, slot, row)
+    num_bytes += len(data)
     params = node_store.row_to_params(row_codec.decode_row(group, slot, data))
     jax.tree.map(lambda all_rows, one: _put(all_rows, slot, one), nodes, params)  # noqa: B023
-  return jax.tree.map(jax.numpy.asarray, nodes)
+  return jax.tree.map(jax.numpy.asarray, nodes), num_bytes
 
 
 def _put(stacked, slot, row):
@@ -141,50 +151,67 @@ def _photo_or_none(loaded):
   return lambda row: pyramid_lib.photo(pyramid, row, 0)
 
 
-def precision_cost(
-    loaded, group: row_codec.RowGroup, *, max_views: int = 8
-) -> dict[str, Any]:
-  """What a precision costs in pictures of the test photos' cameras.
-
-  Args:
-    loaded: a LoadedScene.
-    group: whose precision it is.
-    max_views: at most this many cameras.
-
-  Returns:
-    `psnr_against_float32` (dB between the two renders, lowest of the views),
-    and, where the photos are at hand, `psnr_float32`, `psnr_stored` and
-    `psnr_loss` (dB against the photos).
-  """
+def _test_views(loaded, max_views: int) -> np.ndarray:
+  """Rows of at most so many test photos, all photos where none are."""
   rows = loaded.split['test']
   rows = rows if len(rows) else np.arange(len(loaded.photo_names))
   rows = rows[np.linspace(0, len(rows) - 1, max_views).round().astype(int)]
-  rows = np.unique(rows)
-  photo = _photo_or_none(loaded)
-  changed = loaded.model._replace(nodes=stored_nodes(loaded, group))
-  between, exact, stored = [], [], []
-  for row in rows:
-    camera = cameras_lib.take(loaded.cameras, row)
-    pair = [
-        render_image.render_image(
-            model, loaded.spec, camera, loaded.octree, loaded.appearance(),
-            loaded.options, background=loaded.background,
-            pixel_size=loaded.downscale, outputs=('rgb',),
-        ).rgb
-        for model in (loaded.model, changed)
-    ]  # fmt: skip
-    error = np.mean(np.square(pair[0] - pair[1]), dtype=np.float64)
-    between.append(float(-10 * np.log10(max(error, 1e-12))))
+  return np.unique(rows)
+
+
+def _pictures(loaded, model, rows) -> list[np.ndarray]:
+  """The photos' views with a model's parameters."""
+  return [
+      render_image.render_image(
+          model, loaded.spec, cameras_lib.take(loaded.cameras, row),
+          loaded.octree, loaded.appearance(), loaded.options,
+          background=loaded.background, pixel_size=loaded.downscale,
+          outputs=('rgb',),
+      ).rgb
+      for row in rows
+  ]  # fmt: skip
+
+
+def compare_precisions(loaded, *, max_views: int = 8) -> dict[str, Any]:
+  """Sizes of a run at every precision, and what each costs in pictures.
+
+  Args:
+    loaded: a LoadedScene.
+    max_views: at most this many test photos' cameras.
+
+  Returns:
+    {precision: {`bytes`, `share_of_float32` (of the parameters in memory),
+    `num_views`, `psnr_against_float32` (dB between renders, lowest of the
+    views; None where they are equal), and, where the photos are at hand,
+    `psnr` and `psnr_loss` (dB against the photos)}}.
+  """
+  rows, photo = _test_views(loaded, max_views), _photo_or_none(loaded)
+  exact = _pictures(loaded, loaded.model, rows)
+  score = lambda pictures: float(
+      np.mean([metrics.psnr(p, *photo(r)) for p, r in zip(pictures, rows)])
+  )
+  num_nodes, found = len(active_part(loaded)[1]), {}
+  for precision in row_codec.PRECISIONS:
+    group = node_store.parameter_group(loaded.spec.field, precision)
+    nodes, num_bytes = stored_nodes(loaded, group)
+    if precision == 'float32':
+      pictures = exact  # its rows come back as they were
+    else:
+      pictures = _pictures(loaded, loaded.model._replace(nodes=nodes), rows)
+    error = max(
+        np.mean(np.square(a - b), dtype=np.float64)
+        for a, b in zip(exact, pictures)
+    )
+    found[precision] = {
+        'bytes': num_bytes,
+        'share_of_float32': num_bytes / (group.nbytes * num_nodes),
+        'num_views': len(rows),
+        'psnr_against_float32': float(-10 * np.log10(error)) if error else None,
+    }
     if photo is not None:
-      rgb, valid = photo(row)
-      exact.append(metrics.psnr(pair[0], rgb, valid))
-      stored.append(metrics.psnr(pair[1], rgb, valid))
-  report = {'num_views': len(rows), 'psnr_against_float32': min(between)}
-  if photo is not None:
-    report['psnr_float32'] = float(np.mean(exact))
-    report['psnr_stored'] = float(np.mean(stored))
-    report['psnr_loss'] = report['psnr_float32'] - report['psnr_stored']
-  return report
+      found[precision]['psnr'] = score(pictures)
+      found[precision]['psnr_loss'] = score(exact) - score(pictures)
+  return found
 
 
 def export_store(
@@ -201,12 +228,11 @@ def export_store(
     loaded: a LoadedScene.
     out: folder, or an address of a bucket.
     precision: out of `row_codec.PRECISIONS`.
-    max_views: pictures that measure the precision's cost; 0 is none.
+    max_views: pictures that measure what precisions cost; 0 is none.
     progress: called with the number of nodes written.
 
   Returns:
-    Sizes and the precision's cost; also written to `export.json`'s place by
-    the command.
+    Size and cost of the precision; `precisions` has those of all.
 
   Raises:
     InputError: another precision, or something else at `out`.
@@ -242,7 +268,8 @@ def export_store(
       'share_of_float32': num_bytes / full,
   }
   if max_views:
-    report.update(precision_cost(loaded, group, max_views=max_views))
+    compared = compare_precisions(loaded, max_views=max_views)
+    report = {**compared[precision], **report, 'precisions': compared}
   return report
 
 

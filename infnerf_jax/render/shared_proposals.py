@@ -21,7 +21,7 @@ _SPREAD = 0.5
 
 
 def fast(options: render_rays.RenderOptions) -> render_rays.RenderOptions:
-  """Options of pictures in half the time and less, see results/speed.json.
+  """Options of pictures in half the time and less, see results/pictures.json.
 
   Args:
     options: exact ones; what cannot share proposals stays as it is.

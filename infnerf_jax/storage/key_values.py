@@ -74,6 +74,10 @@ class TensorStoreKeyValues:
           ' http, s3 or gs address'
       ) from e
 
+  def spec(self) -> ts.KvStore.Spec:
+    """TensorStore's description of the place."""
+    return self._store.spec()
+
   def _spec(self):
     if self._is_local:
       path = pathlib.Path(self.location).absolute()

@@ -274,6 +274,10 @@ class NodeStore:
   def read_chunk(self, key: int, group: str = PARAMETERS) -> bytes:
     """A node's chunk as it is stored."""
     (version,) = self.tree.versions([key])
+    if not version and self.tree.out_of_reach:
+      raise key_values.UnreachableError(
+          f'{self.location}: the tree page of node {int(key):x}'
+      )
     return self.values.read(chunk_name(group, key, version))
 
   def read_row(

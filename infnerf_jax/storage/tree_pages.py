@@ -11,6 +11,7 @@ import collections
 import concurrent.futures
 import struct
 import threading
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ _LEVEL_BOUNDS = np.int64(1) << 3 * np.arange(tree_lib.MAX_LEVEL + 1)
 _OCTANTS = np.arange(8)
 # 585 nodes and 4,096 child pages, five bytes a node, four a page.
 _MAX_PAYLOAD = 32 * 1024
+# A page that was out of reach is left alone this long, seconds.
+_COOL_DOWN = 2.0
 ROOT_KEY = 1
 
 
@@ -195,6 +198,7 @@ class StoredTree:
     self.nbytes = 0
     self.pages_read = 0
     self.damage: dict[int, str] = {}
+    self._retry_at: dict[int, float] = {}
 
   def child_masks(self, keys) -> np.ndarray:
     """[K] uint8 masks of existing nodes; zero below a page that is damaged."""
@@ -219,11 +223,22 @@ class StoredTree:
       out[rows[known]] = getattr(page, name)[where[known]]
     return out
 
+  @property
+  def out_of_reach(self) -> list[int]:
+    """Keys of pages whose last reading failed; they are asked for again."""
+    return sorted(self._retry_at)
+
+  def _may_read(self, root: int) -> bool:
+    return (
+        root not in self.damage
+        and self._retry_at.get(root, 0) < time.monotonic()
+    )
+
   def pages(self, roots) -> list[TreePage | None]:
-    """Pages by the keys they begin at; None where one is damaged or absent."""
+    """Pages by the keys they begin at; None where one cannot be had now."""
     roots = [int(root) for root in roots]
     kept = {root: self._kept(root) for root in roots}
-    wanted = [r for r, p in kept.items() if p is None and r not in self.damage]
+    wanted = [r for r, p in kept.items() if p is None and self._may_read(r)]
     versions = [self._version(root) for root in wanted]
     found = self._read_all(list(zip(wanted, versions)))
     kept.update(zip(wanted, found))
@@ -259,10 +274,12 @@ class StoredTree:
     try:
       page = decode_page(root, self._values.read(page_name(root, version)))
     except key_values.UnreachableError:
+      self._retry_at[root] = time.monotonic() + _COOL_DOWN
       return None  # a later look may find it
     except (key_values.MissingError, row_codec.DamagedError) as e:
       self.damage[root] = str(e)
       return None
+    self._retry_at.pop(root, None)
     with self._lock:
       self.pages_read += 1
       if root not in self._pages:

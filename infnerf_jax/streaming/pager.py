@@ -37,8 +37,9 @@ class ResidentView(NamedTuple):
     num_nodes: nodes of the working set.
     num_resident: those of them that are resident.
     missing: keys that are still to be read.
-    damaged: keys whose ancestors stand in, with the reason.
-    read_seconds: how long reads were waited for.
+    damaged: keys whose ancestors stand in for good, with the reason.
+    unreachable: keys whose ancestors stand in until a later view asks again.
+    read_seconds: how long the tree's pages and the rows were waited for.
     num_read: rows read for this view.
   """
 
@@ -49,6 +50,7 @@ class ResidentView(NamedTuple):
   num_resident: int
   missing: tuple[int, ...]
   damaged: dict[int, str]
+  unreachable: tuple[int, ...]
   read_seconds: float
   num_read: int
 
@@ -174,11 +176,10 @@ class Pager:
       ResidentView; it holds until the next call.
     """
     tree, slots = self.store.tree, self.budget.num_slots
+    start, before = time.perf_counter(), self.num_read
     wanted = working_set.that_fits(tree, self.frame, tiles, slots)
     keys = wanted.keys.tolist()
     self._in_use = set(keys)
-    start = time.perf_counter()
-    before = self.num_read
     missing = self._load(keys, max_reads)
     seconds = time.perf_counter() - start
     resident = np.array(
@@ -198,6 +199,9 @@ class Pager:
         num_resident=len(set(keys) & set(self._slot_of)),
         missing=tuple(missing),
         damaged={k: self.damaged[k] for k in keys if k in self.damaged},
+        unreachable=tuple(
+            k for k in keys if k in self._out_of_reach and k not in missing
+        ),
         read_seconds=seconds,
         num_read=self.num_read - before,
     )

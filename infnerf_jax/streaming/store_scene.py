@@ -1,7 +1,7 @@
 """A scene that is rendered from a node store, in bounded memory."""
 
 import time
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
-from infnerf_jax.render import render_image, render_rays
+from infnerf_jax.render import progressive, render_image, render_rays
 from infnerf_jax.storage import node_store
 from infnerf_jax.streaming import budget as budget_lib
 from infnerf_jax.streaming import pager as pager_lib
@@ -18,22 +18,6 @@ from infnerf_jax.streaming import view_tiles, working_set
 # Bytes of a pixel on the host: all outputs in float32 and a copy of the rays'.
 _PIXEL_BYTES = 96
 _MIN_PICTURE = 320 * 240 * _PIXEL_BYTES
-
-
-class Progress(NamedTuple):
-  """One picture of a view that becomes finer.
-
-  Attributes:
-    image: ImageOutputs.
-    report: as `StoreScene.frame_report` has it.
-    is_final: whether nothing is missing any more.
-    seconds: since the view was asked for.
-  """
-
-  image: render_image.ImageOutputs
-  report: dict[str, Any]
-  is_final: bool
-  seconds: float
 
 
 class StoreScene:
@@ -50,7 +34,8 @@ class StoreScene:
     max_memory_gb: cap of all bytes held, None is none.
     evict_above: see `Pager`.
     frame_report: of the last picture: `level_bias` in octaves, nodes, rows
-      read, damaged nodes, seconds that reads were waited for.
+      read, nodes and pages that were damaged or out of reach, seconds that
+      reads were waited for.
   """
 
   def __init__(
@@ -165,10 +150,22 @@ class StoreScene:
     return (self._pager or self.pager()).memory_report()
 
   def prefetch(self, camera, *, pixel_size: float = 1.0) -> None:
-    """Begins to read what a view to come needs."""
+    """Begins to read what a view to come needs, now.
+
+    Along a path `render(..., following=)` is better: what the next view needs
+    is read once the present one has all that it needs itself.
+
+    Args:
+      camera: a single row.
+      pixel_size: width of a picture's pixel in full-size pixels.
+    """
     if self._pager is not None:
-      tiles = view_tiles.view_tiles(camera, pixel_size=pixel_size)
-      self._pager.prefetch(tiles)
+      stride = self._pager_key[1].proposal_stride
+      self._pager.prefetch(
+          view_tiles.view_tiles(
+              camera, pixel_size=pixel_size, proposal_stride=stride
+          )
+      )
 
   def render(
       self, camera: cameras_lib.Cameras | str, **options
@@ -178,8 +175,9 @@ class StoreScene:
     Args:
       camera: a single row, or the name of a photo.
       **options: `appearance` ([A], a photo's name, None for the mean),
-        `max_memory_gb` (the cap of all bytes held), `options` (sampling) and
-        those of `render_image.render_image`.
+        `max_memory_gb` (the cap of all bytes held), `options` (sampling),
+        `following` (the camera of the next view, whose nodes are read while
+        this one is computed) and those of `render_image.render_image`.
 
     Returns:
       ImageOutputs; `frame_report` says what it took.
@@ -191,21 +189,31 @@ class StoreScene:
     return last.image
 
   def render_progressively(
-      self, camera: cameras_lib.Cameras | str, *, step: int = 16, **options
-  ) -> Iterator[Progress]:
+      self,
+      camera: cameras_lib.Cameras | str,
+      *,
+      step: int = 16,
+      preview_level: int = 0,
+      **options,
+  ) -> Iterator[progressive.Progress]:
     """A first picture from what is resident, then finer ones.
+
+    While a picture is computed, what the next one needs is read. What stays
+    out of reach does not hold up the final picture: its report says so, and
+    the next view asks again.
 
     Args:
       camera: a single row, or the name of a photo.
       step: rows that are read between two pictures.
+      preview_level: halvings of all pictures but the final one.
       **options: as `render` takes them.
 
     Yields:
       Progress; the last is final.
     """
-    return self._steps(camera, options, step=step)
+    return self._steps(camera, options, step, preview_level)
 
-  def _steps(self, camera, options, step):
+  def _steps(self, camera, options, step, preview_level=0):
     start = time.perf_counter()
     if isinstance(camera, str):
       camera = cameras_lib.take(self.cameras, self.photo_row(camera))
@@ -216,20 +224,28 @@ class StoreScene:
       self.max_memory_gb = cap
     sampling = options.pop('options', self.options)
     options.setdefault('background', self.background)
-    pixel = options.get('pixel_size', 1.0)
-    pixel *= 2.0 ** options.get('pyramid_level', 0)
+    following = options.pop('following', None)
+    level = options.pop('pyramid_level', 0)
+    pixel = options.get('pixel_size', 1.0) * 2.0**level
     size = render_image.image_size(camera, pixel_size=pixel)
     pager = self.pager(sampling, int(np.prod(size)) * _PIXEL_BYTES)
     options.setdefault('ray_block', pager.budget.ray_block)
-    tiles = view_tiles.view_tiles(camera, pixel_size=pixel)
+    tiles = view_tiles.view_tiles(
+        camera, pixel_size=pixel, proposal_stride=sampling.proposal_stride
+    )
     reads = None if step is None else 0
     while True:
       view = pager.prepare(tiles, max_reads=reads)
-      image = self._render_view(view, camera, appearance, sampling, options)
-      self.frame_report = _report(view, image)
       final = not view.missing
+      if not final:
+        pager.prefetch(tiles)
+      elif following is not None:
+        self.prefetch(following, pixel_size=pixel)
+      options['pyramid_level'] = level + (0 if final else preview_level)
+      image = self._render_view(view, camera, appearance, sampling, options)
+      self.frame_report = _report(view, image, self.store.tree)
       seconds = time.perf_counter() - start
-      yield Progress(image, self.frame_report, final, seconds)
+      yield progressive.Progress(image, self.frame_report, final, seconds)
       if final:
         return
       reads = step
@@ -249,7 +265,7 @@ class StoreScene:
     )
 
 
-def _report(view: pager_lib.ResidentView, image) -> dict[str, Any]:
+def _report(view: pager_lib.ResidentView, image, tree) -> dict[str, Any]:
   """What a picture took."""
   return {
       'level_bias': view.bias,
@@ -260,4 +276,8 @@ def _report(view: pager_lib.ResidentView, image) -> dict[str, Any]:
       'read_seconds': view.read_seconds,
       'render_seconds': image.seconds,
       'damaged': {f'{k:x}': why for k, why in view.damaged.items()},
+      'unreachable': [f'{k:x}' for k in view.unreachable],
+      # Their subtrees were out of sight, wherever they lie.
+      'damaged_pages': {f'{k:x}': why for k, why in tree.damage.items()},
+      'unreachable_pages': [f'{k:x}' for k in tree.out_of_reach],
   }

@@ -57,12 +57,11 @@ def _rays_of_pixels():
   return jax.jit(cameras_lib.pixels_to_directions)
 
 
-def _grid_rays(camera, pixel_size):
+def _grid_rays(camera, pixel_size, margin):
   """Directions and slopes [rows, columns, ...] over the picture's pixels."""
   across, down = (n * (_SIDE - 1) + 1 for n in _TILES)
-  width, height = float(camera.width), float(camera.height)
-  columns = np.linspace(0, width, across)
-  rows = np.linspace(0, height, down)
+  columns = np.linspace(0, float(camera.width) + margin, across)
+  rows = np.linspace(0, float(camera.height) + margin, down)
   pix = np.stack(np.meshgrid(columns, rows), axis=-1).astype(np.float32)
   shape = pix.shape[:2]
   direction, slope = _rays_of_pixels()(
@@ -84,11 +83,11 @@ def _by_tile(grid):
   return tiles.reshape((len(rows) * len(columns), _SIDE**2) + grid.shape[2:])
 
 
-def _orthographic_tiles(camera, rotation, origin, slope) -> ViewTiles:
+def _orthographic_tiles(camera, rotation, origin, slope, beyond) -> ViewTiles:
   """One prism: all rays are parallel and of one footprint."""
   focal, center = camera.intrinsics[:2], camera.intrinsics[2:]
   low = -center / focal
-  high = (np.array([camera.width, camera.height]) - center) / focal
+  high = (np.array([camera.width, camera.height]) + beyond - center) / focal
   margin = 1e-6 * (high - low)
   right, down, forward = rotation.T
   base = float(slope[0, 0])
@@ -107,13 +106,18 @@ def _orthographic_tiles(camera, rotation, origin, slope) -> ViewTiles:
 
 
 def view_tiles(
-    camera: cameras_lib.Cameras, *, pixel_size: float = 1.0
+    camera: cameras_lib.Cameras,
+    *,
+    pixel_size: float = 1.0,
+    proposal_stride: int = 1,
 ) -> ViewTiles:
   """Cuts a camera's view into tiles.
 
   Args:
     camera: a single row.
     pixel_size: width of a picture's pixel in full-size pixels.
+    proposal_stride: of `RenderOptions`; its corners may lie beyond the
+      picture's right and lower end, and look there.
 
   Returns:
     ViewTiles.
@@ -121,9 +125,10 @@ def view_tiles(
   camera = cameras_lib.Cameras(*(np.squeeze(np.asarray(x)) for x in camera))
   pose = camera.cam_to_world.astype(np.float64)
   rotation, origin = pose[:, :3], pose[:, 3]
-  direction, slope = _grid_rays(camera, pixel_size)
+  beyond = (proposal_stride - 1) * pixel_size
+  direction, slope = _grid_rays(camera, pixel_size, beyond)
   if int(camera.projection) == cameras_lib.ORTHOGRAPHIC:
-    return _orthographic_tiles(camera, rotation, origin, slope)
+    return _orthographic_tiles(camera, rotation, origin, slope, beyond)
   rays = _by_tile(direction @ rotation.T)  # [T, K, 3]
   slopes = _by_tile(slope)
   axis = rays.mean(axis=1)

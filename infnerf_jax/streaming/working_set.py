@@ -21,6 +21,8 @@ from infnerf_jax.streaming import view_tiles as view_tiles_lib
 _OCTANTS = np.array([[o >> 2 & 1, o >> 1 & 1, o & 1] for o in range(8)])
 # Steps an octave at which a policy is tabulated.
 _STEPS = 64
+# Octaves beyond the tree's own at which the table ends.
+_ENDS = 12
 # Float32 places samples by at most this share of their distance elsewhere.
 _ROUNDING = 1e-6
 
@@ -73,7 +75,14 @@ class WorkingSet(NamedTuple):
   bias: float = 0.0
 
 
-def make_frame(octree: tree_lib.Octree, spec, options, sample_aabb) -> Frame:
+def make_frame(
+    octree: tree_lib.Octree,
+    spec,
+    options,
+    sample_aabb,
+    *,
+    level_jitter: float = 0.0,
+) -> Frame:
   """The frame of a model and its render options.
 
   Args:
@@ -81,6 +90,12 @@ def make_frame(octree: tree_lib.Octree, spec, options, sample_aabb) -> Frame:
     spec: ModelSpec.
     options: RenderOptions.
     sample_aabb: [2, 3] metres.
+    level_jitter: octaves by which footprints may be perturbed either way;
+      pictures have none, a training step's rays half of one.
+
+  Returns:
+    Frame: its levels are those of the options' policy, its bias and its
+    blending included, in every sampling round.
   """
   bias = float(options.proposal_bias)
   blend = float(getattr(options.level_policy, 'blend', 0.0))
@@ -93,15 +108,20 @@ def make_frame(octree: tree_lib.Octree, spec, options, sample_aabb) -> Frame:
       near=options.near * spec.half_side,
       far=options.far * spec.half_side,
       policy=options.level_policy,
-      finer=max(-bias, 0.0),
-      coarser=max(bias, 0.0) + blend,
+      finer=max(-bias, 0.0) + level_jitter,
+      coarser=max(bias, 0.0) + blend + level_jitter,
   )
 
 
 @functools.lru_cache(maxsize=64)
 def _thresholds(policy, root_gsd: float, max_level: int) -> np.ndarray:
-  """[max_level] log2 footprints below which levels 1, 2, ... are asked for."""
-  octaves = np.arange(-(max_level + 4) * _STEPS, 4 * _STEPS + 1) / _STEPS
+  """[max_level] log2 footprints below which levels 1, 2, ... are asked for.
+
+  Infinite where even the table's ends do (or do not) ask for a level.
+  """
+  # A policy's bias shifts all of its levels.
+  octaves = np.arange(-(max_level + _ENDS) * _STEPS, _ENDS * _STEPS + 1)
+  octaves = octaves / _STEPS
   target = np.asarray(
       policy(
           (root_gsd * 2.0**octaves).astype(np.float32),
@@ -113,9 +133,8 @@ def _thresholds(policy, root_gsd: float, max_level: int) -> np.ndarray:
     raise ValueError('level policy: got levels that rise with the footprint')
   asked = target[None] >= np.arange(1, max_level + 1)[:, None]
   # The first footprint of the table that no longer asks for the level.
-  first = asked.shape[1] - np.argmax(asked[:, ::-1], axis=1)
-  first = np.where(asked.any(axis=1), first, 0)
-  return octaves[np.minimum(first, len(octaves) - 1)] + np.log2(root_gsd)
+  ends = np.concatenate([[-np.inf], octaves[1:], [np.inf]])
+  return ends[asked.sum(axis=1)] + np.log2(root_gsd)
 
 
 def _level_range(frame: Frame, low, high):

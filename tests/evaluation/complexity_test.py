@@ -1,12 +1,13 @@
 """The made-up store is a real one; the suite's figures are counted rightly."""
 
-
 import numpy as np
 import pytest
 
 from infnerf_jax.evaluation.complexity import (
   extents,
+  latency,
   node_counts,
+  plots,
   suite,
   views,
   virtual_store,
@@ -87,8 +88,30 @@ def test_rows_and_plot_of_a_tiny_run(tmp_path):
   added = large['views'][name]['nodes'] - small['views'][name]['nodes']
   doublings = np.log2(large['num_nodes'] / small['num_nodes'])
   assert slope == pytest.approx(added / doublings)
-  suite.plot(series, tmp_path / 'plot.png')
+  plots.plot(series, tmp_path / 'plot.png')
   assert 10_000 < (tmp_path / 'plot.png').stat().st_size < 300_000
+
+
+def test_latencies_of_a_folder_and_of_a_server(monkeypatch, tmp_path):
+  """A real store on disk, cold; a server that fails is asked again."""
+  monkeypatch.setattr(latency, 'LATENCY', 0.002)
+  monkeypatch.setattr(latency, 'FAILURES', {'error': 0.2, 'short': 0.1})
+  found = latency.measure(60)
+  assert list(found) == [
+      'folder',
+      'http, 2 ms late',
+      'http, 2 ms late, failing',
+  ]
+  for result in found.values():
+    assert 0 < result['first_s'] < result['final_s']
+    assert result['pictures'] > 1 and not result['unreachable']
+  rows_read = {result['rows_read'] for result in found.values()}
+  assert len(rows_read) == 1 and rows_read.pop() > 10
+  repeats = [r.get('repeated_requests', 0) for r in found.values()]
+  assert repeats[:2] == [0, 0] and repeats[2] > 0
+  # Every value of the store verifies.
+  assert latency.write_store(tmp_path, 60) >= 60
+  assert not node_store.verify(node_store.open_store(tmp_path))
 
 
 def test_headers_are_those_of_the_tree():

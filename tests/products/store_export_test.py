@@ -38,6 +38,14 @@ def test_the_report_says_sizes_and_cost(stored):
   assert report['share_of_float32'] < 0.3
   assert report['psnr_against_float32'] > 30
   assert 'psnr_loss' not in report  # its photos do not exist
+  compared = report['precisions']
+  assert list(compared) == ['float32', 'bfloat16', 'int8']
+  assert compared['int8']['bytes'] == report['bytes']
+  sizes = [item['bytes'] for item in compared.values()]
+  assert sizes == sorted(sizes, reverse=True)
+  assert compared['float32']['psnr_against_float32'] is None  # the same bits
+  for name in ('bfloat16', 'int8'):
+    assert 30 < compared[name]['psnr_against_float32'] < 90
 
 
 def test_a_store_loads_as_its_run_does(run, stored):

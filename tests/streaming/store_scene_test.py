@@ -7,12 +7,13 @@ import pytest
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.octree import levels
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import render_image, render_rays
+from infnerf_jax.render import render_image, render_rays, shared_proposals
 from infnerf_jax.storage import node_store, tree_pages
 from infnerf_jax.streaming import budget as budget_lib
 from infnerf_jax.streaming import pager as pager_lib
-from infnerf_jax.streaming import store_scene, view_tiles
+from infnerf_jax.streaming import store_scene, view_tiles, working_set
 from tests import tiny_model, tiny_store
 
 OPTIONS = render_rays.RenderOptions(num_samples=(16, 12))
@@ -26,9 +27,19 @@ def stored(tmp_path_factory):
   return folder, model, spec, octree
 
 
-def _open(folder, **options):
+VARIANTS = {
+    'plain': OPTIONS,
+    # As trained runs are filmed: a bias, and levels that fade.
+    'biased, blended': dataclasses.replace(
+        OPTIONS, level_policy=levels.BlendedPolicy(0.4, -1.0)
+    ),
+    'fast': shared_proposals.fast(OPTIONS),
+}
+
+
+def _open(folder, options=OPTIONS, **more):
   return store_scene.StoreScene(
-      node_store.open_store(folder), options=OPTIONS, **options
+      node_store.open_store(folder), options=options, **more
   )
 
 
@@ -36,10 +47,10 @@ def _camera(distance, angle=0.3):
   return tiny_model.make_camera(angle, distance=distance)
 
 
-def _whole(stored, camera):
+def _whole(stored, camera, options=OPTIONS):
   _, model, spec, octree = stored
   return render_image.render_image(
-      model, spec, camera, octree, np.zeros(4), OPTIONS, ray_block=BLOCK,
+      model, spec, camera, octree, np.zeros(4), options, ray_block=BLOCK,
       outputs=('rgb', 'level', 'statistics'),
   )  # fmt: skip
 
@@ -51,19 +62,46 @@ def _render(scene, camera, **options):
   )  # fmt: skip
 
 
-@pytest.mark.parametrize('distance', [1.0, 3.0, 12.0])
-def test_the_same_picture_as_with_all_resident(stored, distance):
-  scene, camera = _open(stored[0]), _camera(distance)
-  found, expected = _render(scene, camera), _whole(stored, camera)
-  np.testing.assert_allclose(found.rgb, expected.rgb, atol=1e-6)
-  np.testing.assert_array_equal(found.level, expected.level)
-  assert scene.frame_report['level_bias'] == 0
-  assert scene.frame_report['nodes_needed'] >= (
-      expected.statistics.touched_slots.sum()
-  )
-  # Again: nothing is read.
-  _render(scene, camera)
-  assert scene.frame_report['rows_read'] == 0
+@pytest.mark.parametrize('name', VARIANTS)
+def test_the_same_picture_as_with_all_resident(stored, name):
+  """All that any sampling round touches is in the working set."""
+  _, _, _, octree = stored
+  keys = tree_lib.node_key(octree.level, octree.coord)
+  scene = _open(stored[0], VARIANTS[name])
+  for distance in (1.0, 3.0, 12.0):
+    camera = _camera(distance)
+    expected = _whole(stored, camera, VARIANTS[name])
+    found = _render(scene, camera)
+    np.testing.assert_allclose(found.rgb, expected.rgb, atol=1e-6)
+    np.testing.assert_array_equal(found.level, expected.level)
+    assert scene.frame_report['level_bias'] == 0
+    tiles = view_tiles.view_tiles(
+        camera, proposal_stride=VARIANTS[name].proposal_stride
+    )
+    wanted = working_set.find(scene.store.tree, scene.frame(), tiles).keys
+    touched = keys[expected.statistics.touched_slots]
+    assert set(touched.tolist()) <= set(wanted.tolist())
+    # Again: nothing is read.
+    _render(scene, camera)
+    assert scene.frame_report['rows_read'] == 0
+
+
+def test_corners_of_proposals_beyond_the_picture():
+  """Tiles of shared proposals may end up to a stride less one outside."""
+  camera = tiny_model.make_camera(width=45, height=33)
+  tiles = view_tiles.view_tiles(camera, proposal_stride=4)
+  pix = np.array([[48.0, 0.0], [48.0, 36.0], [0.0, 36.0]], np.float32)
+  shape = (len(pix),)
+  directions, _ = cameras_lib.pixels_to_directions(
+      pix, np.zeros(shape, np.int32), np.tile(camera.intrinsics, shape + (1,)),
+      np.zeros(shape + (8,), np.float32),
+  )  # fmt: skip
+  rays = np.asarray(directions, float) @ camera.cam_to_world[:, :3].T
+  inside = lambda tiles: np.all(
+      np.einsum('tpc,rc->rtp', tiles.normals, rays) >= 0, axis=-1
+  ).any(axis=-1)
+  assert inside(tiles).all()
+  assert not inside(view_tiles.view_tiles(camera)).any()
 
 
 def _pager(scene, num_slots, **changes):
@@ -180,7 +218,7 @@ def test_a_cap_below_the_root_is_refused_with_the_least(stored):
     _render(scene, _camera(1.0), max_memory_gb=0.9 * least / 1e3)
 
 
-@pytest.mark.parametrize('cap', [3e8, 1e9, 2e10])
+@pytest.mark.parametrize('cap', [4e8, 1e9, 2e10])
 def test_a_budget_never_exceeds_its_cap(stored, cap):
   header = node_store.open_store(stored[0]).header
   header = dataclasses.replace(header, num_nodes=10**7)
@@ -188,7 +226,7 @@ def test_a_budget_never_exceeds_its_cap(stored, cap):
       header, header.model_spec(), OPTIONS, cap, picture_bytes=10**7
   )
   assert 0.8 * cap < budget.total <= cap
-  assert budget.num_slots > 100
+  assert budget.num_slots > 40
 
 
 def test_progressive_pictures_end_at_the_final_one(stored):
@@ -230,7 +268,7 @@ def test_prefetched_rows_are_not_read_again(stored):
 
 
 def test_memory_report_adds_up(stored):
-  scene = _open(stored[0], max_memory_gb=0.3)
+  scene = _open(stored[0], max_memory_gb=0.5)
   _render(scene, _camera(1.0))
   _render(scene, _camera(12.0))
   report = scene.memory_report()
@@ -238,7 +276,7 @@ def test_memory_report_adds_up(stored):
     numbers = report[part]
     assert 0 < numbers['used'] + numbers['cached'] <= numbers['total']
     assert 0 < numbers['utilisation'] <= 1
-  assert report['device']['total'] + report['host']['total'] <= 0.3e9
+  assert report['device']['total'] + report['host']['total'] <= 0.5e9
   assert report['device']['cached'] > 0
   assert report['rows']['resident'] <= report['rows']['slots']
 

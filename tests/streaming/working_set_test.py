@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.models import scene_model
 from infnerf_jax.octree import levels as levels_lib
 from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.render import render_rays
 from infnerf_jax.storage import tree_pages
 from infnerf_jax.streaming import view_tiles, working_set
 
@@ -166,6 +168,54 @@ def test_jitter_and_blending_widen_it(kind):
         octree, frame, camera, rng, octaves=(-0.499, 0.0, 0.5, 1.0, 1.499),
         pixel_size=2.0,
     )  # fmt: skip
+    assert needed <= set(found.keys.tolist())
+    ratios.append(len(found.keys) / len(needed))
+  assert np.median(ratios) <= 1.5
+
+
+# Octaves at which samples of each round ask: of the policy's bias, half an
+# octave of jitter either way, the level above within the share that blends.
+OPTIONS = {
+    'bias of trained runs': (
+        dict(level_policy=levels_lib.BiasedPolicy(-1.0)), (-1.0,),
+    ),
+    'far coarser': (dict(level_policy=levels_lib.BiasedPolicy(7.0)), (7.0,)),
+    'far finer': (dict(level_policy=levels_lib.BiasedPolicy(-6.0)), (-6.0,)),
+    'bias and blending': (
+        dict(level_policy=levels_lib.BlendedPolicy(0.25, -1.0)), (-1.0, -0.76),
+    ),
+    'proposals': (
+        dict(level_policy=levels_lib.BlendedPolicy(0.5), proposal_bias=1.0),
+        (0.0, 0.49, 1.0),
+    ),
+    'fine proposals': (dict(proposal_bias=-1.5), (-1.5, 0.0)),
+    'jitter': (
+        dict(level_policy=levels_lib.BiasedPolicy(-1.0)),
+        (-1.499, -1.0, -0.501),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', OPTIONS)
+def test_what_options_ask_for_is_inside(name):
+  """The options of trained runs and of films, as `make_frame` reads them."""
+  changes, octaves = OPTIONS[name]
+  octree = make_tree(2)
+  tree = tree_pages.ResidentTree(octree)
+  spec = scene_model.ModelSpec(
+      field=None, root_side=octree.side, root_gsd=octree.root_gsd,
+      max_level=octree.num_levels - 1, appearance_dim=0,
+  )  # fmt: skip
+  options = render_rays.RenderOptions(near=0.015, far=100.0, **changes)
+  frame = working_set.make_frame(
+      octree, spec, options, make_frame(octree).sample_aabb,
+      level_jitter=0.5 * (name == 'jitter'),
+  )  # fmt: skip
+  rng, ratios = np.random.default_rng(11), []
+  for i in range(6):
+    camera = random_camera(rng, list(KINDS)[i % 3])
+    found = working_set.of_camera(tree, frame, camera)
+    needed = touched(octree, frame, camera, rng, octaves=octaves)
     assert needed <= set(found.keys.tolist())
     ratios.append(len(found.keys) / len(needed))
   assert np.median(ratios) <= 1.5

@@ -74,7 +74,15 @@ def speed_rows(loaded, *, max_views: int = 4) -> list[harness.Row]:
     ratio = statistics.median(a / b for a, b in pairs)
     loss = float(np.mean(scores['exact']) - np.mean(scores[name]))
     taken = statistics.median(seconds[name])
-    common = dict(note=f'{rays} rays, {len(seconds[name])} test photos')
+    common = dict(
+        note=f'{rays} rays, {len(seconds[name])} test photos',
+        detail={
+            'frames_per_cpu_second': 1 / taken,
+            'reference_frames_per_cpu_second': (
+                1 / statistics.median(seconds['exact'])
+            ),
+        },
+    )
     rows.append(
         harness.make_row(
             f'pictures/{name} vs exact/rays a CPU second', rays / taken,

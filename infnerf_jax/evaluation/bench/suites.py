@@ -14,6 +14,7 @@ from infnerf_jax.evaluation.bench import (
     pictures,
     shapes,
 )
+from infnerf_jax.evaluation.complexity import plots
 from infnerf_jax.evaluation.complexity import suite as complexity
 
 # Ratios by CPU time, one thread, that training and inference must reach
@@ -45,7 +46,7 @@ class Context:
     parts: of a step that the suite `kernels` measures.
     gpu: the frame and the training step of its rows on a GPU.
     tiny: shapes that measure nothing.
-    scene: LoadedScene that the suite `pictures` renders.
+    scene: LoadedScene that `pictures` and `complexity` look at.
   """
 
   shapes: dict[str, shapes.StepShape]
@@ -202,7 +203,7 @@ def run_kernels(context: Context) -> list[harness.Row]:
 
 def run_complexity(context: Context) -> list[harness.Row]:
   """What a view costs as scenes grow; the last row holds the series."""
-  series = complexity.measure(tiny=context.tiny)
+  series = complexity.measure(tiny=context.tiny, scene=context.scene)
   return complexity.rows(series) + [
       harness.make_row(
           SERIES, len(series['node_counts']), 'sizes', detail=series,
@@ -264,7 +265,7 @@ def write(result: dict, path) -> None:
   path.write_text(json.dumps(result, indent=1) + '\n')
   for row in result['rows']:
     if row['name'] == SERIES:
-      complexity.plot(row['detail'], path.with_suffix('.png'))
+      plots.plot(row['detail'], path.with_suffix('.png'))
 
 
 def table(result: dict) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.octree import build
+from infnerf_jax.octree import build, levels
+from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.scene import readers
 from infnerf_jax.storage import tree_pages
 from infnerf_jax.streaming import working_set
@@ -19,6 +20,14 @@ TARGET_DEPTHS = (2, 3, 4, 5)
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Heights as shares of the root's side.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# How levels are chosen: equation 5, with levels that fade into each other as
+# films have it, and an octave finer as the shipped configs have it.
+POLICIES = {
+    'plain': levels.determine_lod_level,
+    'blended': levels.BlendedPolicy(0.25),
+    'an octave finer': levels.BiasedPolicy(-1.0),
+    'an octave finer, blended': levels.BlendedPolicy(0.25, -1.0),
+}
 
 
 def data_folder() -> pathlib.Path:
@@ -41,29 +50,85 @@ def measure_capture(name: str, target_depth: int) -> dict[str, Any]:
       octree.root_min, octree.side, octree.root_gsd, octree.num_levels - 1,
       built.sample_aabb, near=0.0,
   )  # fmt: skip
-  tree = tree_pages.ResidentTree(octree)
   up = _up(scene.cameras.cam_to_world)
   center = np.median(scene.points.positions, axis=0)
-  measured = []
-  for share in SHARES:
-    height = share * octree.side
-    counts = [
-        len(working_set.of_camera(tree, frame, camera).keys)
-        for camera in _cameras(center, up, height, octree.side)
-    ]
-    measured.append(
-        {
-            'height': height,
-            'touched_share': float(np.mean(counts)) / octree.num_nodes,
-        }
-    )
   return {
       'capture': name,
       'target_depth': target_depth,
       'grid_size': octree.grid_size,
       'levels': octree.num_levels,
       'num_nodes': octree.num_nodes,
+      'views': _shares(octree, frame, center, up),
+  }
+
+
+def _shares(octree, frame, center, up) -> list[dict[str, Any]]:
+  """Shares of the nodes that views of each height need, by policy."""
+  tree, measured = tree_pages.ResidentTree(octree), []
+  for share in SHARES:
+    height = share * octree.side
+    cameras = list(_cameras(center, up, height, octree.side))
+    by_policy = {}
+    for name, policy in POLICIES.items():
+      blend = getattr(policy, 'blend', 0.0)
+      found = frame._replace(policy=policy, coarser=blend)
+      counts = [
+          len(working_set.of_camera(tree, found, camera).keys)
+          for camera in cameras
+      ]
+      by_policy[name] = float(np.mean(counts)) / octree.num_nodes
+    measured.append({'height': height, 'touched_share': by_policy})
+  return measured
+
+
+def measure_run(loaded) -> dict[str, Any]:
+  """Shares of a trained run's parameters that rendering addresses.
+
+  Args:
+    loaded: a LoadedScene.
+
+  Returns:
+    `views`: by height above the scene's middle, shares of the nodes that a
+    picture touched and that its working set has; `photos`: the same of the
+    test photos.
+  """
+  octree, options = loaded.octree, loaded.options
+  frame = working_set.make_frame(
+      octree, loaded.spec, options, loaded.sample_aabb
+  )
+  tree = tree_pages.ResidentTree(octree)
+
+  def measure_view(camera, pixel_size):
+    needed = working_set.of_camera(tree, frame, camera, pixel_size=pixel_size)
+    image = loaded.render(
+        camera, pixel_size=pixel_size, outputs=('rgb', 'statistics')
+    )
+    return {
+        'touched_share': (
+            float(image.statistics.touched_slots.sum()) / octree.num_nodes
+        ),
+        'needed_share': len(needed.keys) / octree.num_nodes,
+    }
+
+  up = _up(loaded.cameras.cam_to_world)
+  finest = octree.level == octree.level.max()
+  center = tree_lib.node_aabb(octree, np.flatnonzero(finest)).mean(axis=(0, 1))
+  measured = []
+  for share in SHARES:
+    height = share * octree.side
+    camera = next(_cameras(center, up, height, octree.side))
+    measured.append({'height': height, **measure_view(camera, 4.0)})
+  photos = [
+      measure_view(cameras_lib.take(loaded.cameras, row), loaded.downscale)
+      for row in loaded.split['test']
+  ]
+  return {
+      'run': loaded.workdir.name,
+      'grid_size': octree.grid_size,
+      'levels': octree.num_levels,
+      'num_nodes': octree.num_nodes,
       'views': measured,
+      'photos': photos,
   }
 
 

@@ -1,12 +1,17 @@
-"""The complexity suite: what a view costs as scenes grow; rows and a plot."""
+"""The complexity suite: what a view costs as scenes grow, as rows."""
 
-import pathlib
 from typing import Any
 
-import matplotlib.figure
+import numpy as np
 
 from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.evaluation.complexity import captures, extents, node_counts
+from infnerf_jax.evaluation.complexity import (
+  captures,
+  extents,
+  latency,
+  node_counts,
+  plots,
+)  # fmt: skip
 
 # Nodes that a doubling of n may add to a view.
 _SLOPE_TARGET = 1.5
@@ -14,7 +19,9 @@ _SLOPE_TARGET = 1.5
 _FLAT_TARGET = 1.5
 # Of the time of a zoom, waiting for nodes.
 _WAIT_TARGET = 0.25
-_NEAR_SHARE, _NEAR_TARGET = 0.05, 0.10
+# Of the parameters, by a view near the ground; the paper says 17 %.
+_NEAR_TARGETS = dict.fromkeys(captures.POLICIES, 0.10)
+_NEAR_TARGETS.update({n: 0.17 for n in _NEAR_TARGETS if 'blended' in n})
 
 
 def _extent_rows(results, grid_size: int) -> list[harness.Row]:
@@ -37,11 +44,24 @@ def _extent_rows(results, grid_size: int) -> list[harness.Row]:
             detail={'slopes': slopes},
         )
     )  # fmt: skip
+    if 'frame_cpu_s' in last:
+      rows.append(
+          harness.make_row(
+              f'complexity/city, grid {grid_size}/{name}/CPU time of a frame',
+              last['frame_cpu_s'], 's', reference=first['frame_cpu_s'],
+              ratio=last['frame_cpu_s'] / first['frame_cpu_s'],
+              note=(
+                  f'{last["num_rays"]} rays, {last["touched"]} nodes touched;'
+                  ' reference: the smallest city'
+              ),
+          )
+      )  # fmt: skip
   return rows
 
 
 def _count_rows(results) -> list[harness.Row]:
   small, large = results[0], results[-1]
+  mb = lambda num_bytes: num_bytes / 1e6
   rows = [
       harness.make_row(
           'complexity/10^7 nodes/opening', large['opening_ms'], 'ms',
@@ -51,18 +71,30 @@ def _count_rows(results) -> list[harness.Row]:
       ),
       harness.make_row(
           'complexity/10^7 nodes/tree pages on the host',
-          large['tree_bytes'] / 1e6, 'MB', reference=small['tree_bytes'] / 1e6,
+          mb(large['tree_bytes']), 'MB', reference=mb(small['tree_bytes']),
           ratio=large['tree_bytes'] / small['tree_bytes'], target=2.0,
           rule='<=', note='after views from all heights',
       ),
   ]  # fmt: skip
-  for key, unit in (('nodes', 'nodes'), ('selection_ms', 'ms')):
-    values = [max(v[key] for v in r['views'].values()) for r in results]
+  rows.append(
+      harness.make_row(
+          'complexity/10^7 nodes/host memory that grew',
+          mb(large['host_bytes']), 'MB', reference=mb(small['host_bytes']),
+          note=(
+              'of the process, from before opening to after views from all'
+              ' heights; reference: the smallest tree'
+          ),
+      )
+  )  # fmt: skip
+  for key, unit, scale in (
+      ('nodes', 'nodes', 1), ('bytes', 'MB', 1e-6), ('selection_ms', 'ms', 1),
+  ):  # fmt: skip
+    values = [scale * max(v[key] for v in r['views'].values()) for r in results]
     rows.append(
         harness.make_row(
             f'complexity/10^7 nodes/largest view/{key}', values[-1], unit,
             reference=values[0], ratio=values[-1] / values[0],
-            target=_FLAT_TARGET if key == 'nodes' else None, rule='<=',
+            target=None if key == 'selection_ms' else _FLAT_TARGET, rule='<=',
             note=f'{small["num_nodes"]} to {large["num_nodes"]} nodes',
             detail={'by_size': values},
         )
@@ -76,25 +108,67 @@ def _capture_rows(results, missing) -> list[harness.Row]:
       for i, reason in enumerate(missing)
   ]
   for result in results:
-    share = [v['touched_share'] for v in result['views']]
-    near = [
-        s for s, x in zip(share, captures.SHARES, strict=True)
-        if x <= _NEAR_SHARE
-    ]  # fmt: skip
-    deep = result['levels'] >= 4
-    rows.append(
-        harness.make_row(
-            f'complexity/{result["capture"]}/{result["levels"]} levels/share'
-            ' touched near the ground',
-            max(near), 'share', reference=max(share), ratio=max(near),
-            target=_NEAR_TARGET if deep else None, rule='<=',
-            note=(
-                f'{result["num_nodes"]} nodes, grid {result["grid_size"]};'
-                ' reference: the largest share at any height'
-            ),
-            detail={'views': result['views']},
-        )
-    )  # fmt: skip
+    rows += [_share_row(result, policy) for policy in captures.POLICIES]
+  return rows
+
+
+def _share_row(result, policy: str) -> harness.Row:
+  """The largest share near the ground of one tree of a capture."""
+  share = [v['touched_share'][policy] for v in result['views']]
+  near = plots.near_share(result, policy)
+  return harness.make_row(
+      f'complexity/{result["capture"]}/{result["levels"]} levels/{policy}/share'
+      ' touched near the ground',
+      near, 'share', reference=max(share), ratio=near,
+      target=_NEAR_TARGETS[policy] if result['levels'] >= 4 else None,
+      rule='<=',
+      note=(
+          f'{result["num_nodes"]} nodes, grid {result["grid_size"]};'
+          ' reference: the largest share at any height'
+      ),
+  )  # fmt: skip
+
+
+def _run_rows(result) -> list[harness.Row]:
+  """A trained run's shares, where there is one."""
+  if result is None:
+    return []
+  rows = []
+  for name in ('views', 'photos'):
+    for key in ('touched_share', 'needed_share'):
+      share = [item[key] for item in result[name]]
+      rows.append(
+          harness.make_row(
+              f'complexity/run {result["run"]}/{name}/{key}',
+              float(np.mean(share)), 'share', reference=max(share),
+              note=(
+                  f'{result["num_nodes"]} nodes, {result["levels"]} levels;'
+                  ' mean; reference: the largest'
+              ),
+              detail={'shares': share},
+          )
+      )  # fmt: skip
+  return rows
+
+
+def _latency_rows(found) -> list[harness.Row]:
+  if found is None:
+    return []
+  rows = []
+  for name, result in found.items():
+    for key in ('first', 'final'):
+      rows.append(
+          harness.make_row(
+              f'complexity/latency/{name}/{key} picture', result[f'{key}_s'],
+              's', reference=found['folder'][f'{key}_s'],
+              note=(
+                  f'cold; {result["rows_read"]} rows,'
+                  f' {result.get("repeated_requests", 0)} repeated requests;'
+                  ' reference: from a folder'
+              ),
+              detail=result,
+          )
+      )  # fmt: skip
   return rows
 
 
@@ -119,14 +193,16 @@ def _zoom_rows(zooms) -> list[harness.Row]:
   ]  # fmt: skip
 
 
-def measure(*, tiny: bool = False) -> dict[str, Any]:
-  """All three parts.
+def measure(*, tiny: bool = False, scene=None) -> dict[str, Any]:
+  """All parts.
 
   Args:
     tiny: small trees and no rendering, for tests.
+    scene: LoadedScene whose shares are measured too, or None.
   """
   found, missing = captures.measure(
-      target_depths=(2, 3) if tiny else captures.TARGET_DEPTHS
+      captures.CAPTURES[: 1 if tiny else None],
+      target_depths=(2,) if tiny else captures.TARGET_DEPTHS,
   )
   return {
       'city': extents.measure(range(2 if tiny else 5), render=not tiny),
@@ -137,6 +213,8 @@ def measure(*, tiny: bool = False) -> dict[str, Any]:
           (1e3, 1e4) if tiny else node_counts.SIZES, render=not tiny
       ),
       'zoom': None if tiny else _zooms(),
+      'latency': None if tiny else latency.measure(),
+      'run': None if tiny or scene is None else captures.measure_run(scene),
       'captures': found,
       'captures_missing': missing,
   }
@@ -149,86 +227,7 @@ def rows(series: dict[str, Any]) -> list[harness.Row]:
       + _extent_rows(series['city_small_nodes'], extents.GRID_SIZES[1])
       + _count_rows(series['node_counts'])
       + _zoom_rows(series['zoom'])
+      + _latency_rows(series['latency'])
+      + _run_rows(series['run'])
       + _capture_rows(series['captures'], series['captures_missing'])
   )
-
-
-def plot(series: dict[str, Any], path) -> None:
-  """Draws a measurement.
-
-  Args:
-    series: of `measure`.
-    path: PNG file.
-  """
-  figure = matplotlib.figure.Figure(figsize=(13, 8.5), layout='constrained')
-  axes = figure.subplots(2, 2)
-  _plot_city(axes[0, 0], series['city'])
-  _plot_counts(axes[0, 1], series['node_counts'])
-  _plot_cost(axes[1, 0], series['node_counts'])
-  _plot_captures(axes[1, 1], series['captures'])
-  figure.savefig(pathlib.Path(path), dpi=70)
-
-
-def _plot_city(axis, results):
-  n = [r['num_nodes'] for r in results]
-  for i, name in enumerate(results[0]['views']):
-    values = [r['views'][name] for r in results]
-    line = dict(color=f'C{i}', marker='.')
-    axis.plot(n, [v['nodes'] for v in values], label=name, **line)
-    axis.plot(n, [v['flat_cells'] for v in values], ls=':', **line)
-  axis.set(
-      xscale='log', yscale='log', xlabel='nodes of the tree',
-      ylabel='nodes of a view',
-      title='The city at 1x to 16x (dotted: flat partition)',
-  )  # fmt: skip
-  axis.legend(fontsize=8)
-
-
-def _plot_counts(axis, results):
-  for result in results:
-    heights = [float(name.split()[0]) for name in result['views']]
-    nodes = [v['nodes'] for v in result['views'].values()]
-    axis.plot(heights, nodes, marker='.', label=f'{result["num_nodes"]:,}')
-  axis.set(
-      xscale='log', xlabel='distance, m', ylabel='nodes of a view',
-      title='Trees of 21 levels over 4,200 km',
-  )  # fmt: skip
-  axis.legend(title='nodes', fontsize=8)
-
-
-def _plot_cost(axis, results):
-  n = [r['num_nodes'] for r in results]
-  slowest = lambda r: max(v['selection_ms'] for v in r['views'].values())
-  axis.plot(n, [r['opening_ms'] for r in results], marker='.', label='open, ms')
-  axis.plot(n, list(map(slowest, results)), marker='.', label='select, ms')
-  pages = [r['tree_bytes'] / 1e6 for r in results]
-  axis.plot(n, pages, marker='.', label='tree pages held, MB')
-  most = lambda r: max(v['bytes'] for v in r['views'].values()) / 1e6
-  axis.plot(n, list(map(most, results)), marker='.', label='largest view, MB')
-  axis.set(
-      xscale='log', yscale='log', xlabel='nodes of the tree',
-      title='Cost of a view of those trees',
-  )  # fmt: skip
-  axis.legend(fontsize=8)
-
-
-def _plot_captures(axis, results):
-  names = list(dict.fromkeys(r['capture'] for r in results))
-  for result in results:
-    share = [100 * v['touched_share'] for v in result['views']]
-    axis.plot(
-        [v['height'] for v in result['views']], share,
-        ls=('-', '--', ':')[names.index(result['capture'])], marker='.',
-        label=(
-            f'{result["capture"]}: {result["levels"]} levels,'
-            f' {result["num_nodes"]} nodes, grid {result["grid_size"]}'
-        ),
-    )  # fmt: skip
-  axis.axhline(17, color='0.7', lw=1)
-  axis.set(
-      xscale='log', xlabel='height, m', ylabel='% of the parameters',
-      title='Touched by a view of real captures (line: the paper, 17 %)',
-      ylim=(0, 100),
-  )  # fmt: skip
-  if results:
-    axis.legend(fontsize=7)

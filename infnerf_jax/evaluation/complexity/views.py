@@ -59,7 +59,7 @@ def measure(
     repeats: selections; the fastest counts, and its pages are in memory.
 
   Returns:
-    {'nodes', 'bytes', 'selection_ms', 'levels'}.
+    {'nodes', 'parameters', 'bytes', 'selection_ms', 'levels'}.
   """
   tiles = view_tiles.view_tiles(camera)
   best, found = np.inf, None
@@ -70,6 +70,7 @@ def measure(
   levels = tree_pages.key_level(found.keys)
   return {
       'nodes': len(found.keys),
+      'parameters': len(found.keys) * row_bytes // 4,
       'bytes': len(found.keys) * row_bytes,
       'selection_ms': 1e3 * best,
       'levels': [int(levels.min()), int(levels.max())],
