@@ -149,6 +149,7 @@ class Viewer:
 
   async def _connect(self, client) -> None:
     """A client is there; runs in the server's event loop."""
+    web.deny_uploads(client._websock_connection)
     here = session.Session(self, client)
     self._sessions[client.client_id] = here
     if tab := web.TAB.get():

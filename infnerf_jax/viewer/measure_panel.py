@@ -24,7 +24,7 @@ class _Tool:
   def __init__(self, here):
     self.here, self.points = here, []
     self._lock = threading.Lock()
-    self._handles, self._plot = [], None
+    self._handles, self._plot, self._listens = [], None, False
     gui = here.client.gui
     self.kind = gui.add_dropdown('Tool', tuple(_TOOLS))
     self.hint = gui.add_markdown(_TOOLS['off'])
@@ -45,10 +45,13 @@ class _Tool:
   def _choose(self, _) -> None:
     self.hint.content = _TOOLS[self.kind.value]
     scene = self.here.client.scene
-    scene.remove_pointer_callback()
     self._clear()
-    if self.kind.value != 'off':
-      scene.on_pointer_event('click')(self._clicked)
+    # Where nothing listens to clicks they only move the camera.
+    if self._listens:
+      scene.remove_click_callback(self._clicked)
+    self._listens = self.kind.value != 'off'
+    if self._listens:
+      scene.on_click()(self._clicked)
 
   def _undo(self, _) -> None:
     with self._lock:
@@ -63,13 +66,11 @@ class _Tool:
 
   def _clicked(self, event) -> None:
     here, view = self.here, self.here.view()
-    if view is None or not event.screen_pos:
+    u, v = (float(x) for x in event.screen_pos)
+    if view is None or not (0 <= u <= 1 and 0 <= v <= 1):
       return
-    (u, v), *_ = event.screen_pos
     camera = views.to_camera(view, here.app.box, here.app.near)
-    spot = jobs.spot(
-        here.app.loop, camera, float(u), float(v), here.appearance
-    )
+    spot = jobs.spot(here.app.loop, camera, u, v, here.appearance)
     if spot.point is None:
       self.result.content = 'Nothing is there.'
       return
@@ -165,7 +166,7 @@ class _Tool:
     self._handles.append(
         scene.add_line_segments(
             '/measure/lines', np.stack([line[:-1], line[1:]], axis=1), _COLOR,
-            line_width=3.0,
+            thickness=3.0, thickness_units='screen',
         )
     )  # fmt: skip
 

@@ -176,7 +176,8 @@ def _octree_panel(here) -> None:
         '/octree',
         here.place.from_world(meter.edges(boxes[chosen])).astype(np.float32),
         np.repeat(colors[chosen], 12, axis=0)[:, None].repeat(2, axis=1),
-        line_width=1.5,
+        thickness=1.5,
+        thickness_units='screen',
     )
 
   def update(_=None):
@@ -278,6 +279,8 @@ def _add_frustum(here, row: int):
       fov=float(min(fov, 2.5)),
       aspect=float(camera.width) / float(camera.height),
       scale=_PHOTO_SHARE * units,
+      thickness=2.0,
+      thickness_units='screen',
       color=(255, 200, 0),
       wxyz=views.rotation_to_quaternion(pose[:, :3]),
       position=here.place.from_world(pose[:, 3]),
@@ -331,7 +334,7 @@ def _path_panel(here) -> None:
       line = here.place.from_world(np.stack([f.position for f in frames]))
       handle[0] = here.client.scene.add_line_segments(
           '/path', np.stack([line[:-1], line[1:]], axis=1).astype(np.float32),
-          (255, 60, 60), line_width=3.0,
+          (255, 60, 60), thickness=3.0, thickness_units='screen',
       )  # fmt: skip
 
   @add.on_click

@@ -219,8 +219,19 @@ def start_server(
     )
   # Any client could ask for a tunnel that opens the viewer to the internet.
   server._websock_server.unregister_handler(_messages.ShareUrlRequest)
+  deny_uploads(server._websock_server)
   server.gui.configure_theme(show_share_button=False, show_logo=False)
   return server
+
+
+def deny_uploads(connection) -> None:
+  """No panel takes files, but a client may send some, and viser keeps them.
+
+  Args:
+    connection: viser's, of the server or of a client.
+  """
+  for kind in (_messages.FileTransferStartUpload, _messages.FileTransferPart):
+    connection.unregister_handler(kind)
 
 
 def _free_port(host: str) -> int:
