@@ -133,9 +133,7 @@ def _room_to_reload(workdir, max_memory_gb: float | None) -> bool:
   """
   if not max_memory_gb:
     return True
-  manager = checkpoint.CheckpointManager(
-      pathlib.Path(workdir) / 'checkpoints'
-  )
+  manager = checkpoint.CheckpointManager(pathlib.Path(workdir) / 'checkpoints')
   stored = manager.stored_bytes()
   model = manager.stored_bytes(prefix='params')
   if 1e9 * max_memory_gb < stored + model:

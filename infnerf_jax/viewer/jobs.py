@@ -149,4 +149,3 @@ def speed(loop: render_loop.RenderLoop) -> str:
   if loop.rays_per_second is None:
     return ''
   return f'{loop.rays_per_second / 1e3:.0f}k rays/s'
-

@@ -121,9 +121,7 @@ def fit_plane(points) -> np.ndarray:
   points = np.asarray(points, np.float64)
   middle = points.mean(axis=0)
   offsets = points - middle
-  slope, _, rank, _ = np.linalg.lstsq(
-      offsets[:, :2], offsets[:, 2], rcond=1e-9
-  )
+  slope, _, rank, _ = np.linalg.lstsq(offsets[:, :2], offsets[:, 2], rcond=1e-9)
   if rank < 2:
     slope = np.zeros(2)
   return np.array([*slope, middle[2] - slope @ middle[:2]])

@@ -87,14 +87,16 @@ class _Tool:
 
   def _describe_spot(self, spot) -> str:
     app = self.here.app
-    return '  \n'.join([
-        f'**{app.coordinates(spot.point)}**',
-        f'heights above {app.around.frame.vertical_datum}',
-        f'GSD {measure.format_length(spot.gsd)} a pixel',
-        f'octree level {spot.level:.1f}, which resolves'
-        f' {measure.format_length(app.spec.root_gsd / 2**spot.level)}',
-        f'{measure.format_length(spot.distance)} away',
-    ])
+    return '  \n'.join(
+        [
+            f'**{app.coordinates(spot.point)}**',
+            f'heights above {app.around.frame.vertical_datum}',
+            f'GSD {measure.format_length(spot.gsd)} a pixel',
+            f'octree level {spot.level:.1f}, which resolves'
+            f' {measure.format_length(app.spec.root_gsd / 2**spot.level)}',
+            f'{measure.format_length(spot.distance)} away',
+        ]
+    )
 
   def update(self) -> None:
     """Draws and measures anew."""
@@ -192,14 +194,17 @@ def _describe_area(here, points, base: str, height: float) -> str:
       base=base, base_height=height - shift,
   )  # fmt: skip
   outline = np.concatenate([level, level[:1]])
-  return '  \n'.join([
-      f'**area {measure.format_area(found.area)}** in plan',
-      f'{measure.format_area(measure.surface_area(level))} in its own plane',
-      f'outline {measure.format_length(measure.length(outline))}',
-      f'**{found.above:.2f} m³ above**, {found.below:.2f} m³ below the base'
-      f' (mean height {found.base + shift:.2f} m)',
-      f'surface known on {100 * found.known:.0f} %',
-  ])
+  own = measure.surface_area(level)
+  return '  \n'.join(
+      [
+          f'**area {measure.format_area(found.area)}** in plan',
+          f'{measure.format_area(own)} in its own plane',
+          f'outline {measure.format_length(measure.length(outline))}',
+          f'**{found.above:.2f} m³ above**, {found.below:.2f} m³ below the base'
+          f' (mean height {found.base + shift:.2f} m)',
+          f'surface known on {100 * found.known:.0f} %',
+      ]
+  )
 
 
 def build(here) -> None:

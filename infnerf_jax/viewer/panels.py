@@ -293,9 +293,7 @@ def _pair(here, row: int):
   camera = cameras_lib.take(app.cameras, row)
   name = app.photo_names[row]
   appearance = app.loop.call(lambda r: r.appearance(name)).result()
-  render = jobs.picture(
-      app.loop, camera, appearance, max_width=_COMPARE_WIDTH
-  )
+  render = jobs.picture(app.loop, camera, appearance, max_width=_COMPARE_WIDTH)
   if app.around.photo_pixels is None:
     return render, f'**{name}**: the render; a store holds no photos'
   photo = pictures.shrink(

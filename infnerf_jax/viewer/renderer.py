@@ -234,10 +234,12 @@ class Renderer:
 
   def top(self, level: views.Level) -> float:
     """Metres up from where vertical rays begin."""
-    corners = np.array([
-        [self.box[i, 0], self.box[j, 1], self.box[k, 2]]
-        for i, j, k in np.ndindex(2, 2, 2)
-    ])
+    corners = np.array(
+        [
+            [self.box[i, 0], self.box[j, 1], self.box[k, 2]]
+            for i, j, k in np.ndindex(2, 2, 2)
+        ]
+    )
     return float(level.to_level(corners)[:, 2].max()) + self.near
 
   def all_keys(self) -> np.ndarray:

@@ -70,11 +70,13 @@ def make_level(up) -> Level:
 def quaternion_to_rotation(wxyz) -> np.ndarray:
   """[3, 3] rotation of a quaternion [4] w, x, y, z of any length but zero."""
   w, x, y, z = np.asarray(wxyz, np.float64) / np.linalg.norm(wxyz)
-  return np.array([
-      [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-      [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-      [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-  ])
+  return np.array(
+      [
+          [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+          [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+          [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+      ]
+  )
 
 
 def rotation_to_quaternion(rotation) -> np.ndarray:

@@ -65,7 +65,9 @@ def test_other_hosts_need_a_token(host):
   guard.check_options(host, _TOKEN)
 
 
-@pytest.mark.parametrize('token', ['short', 'with space!', 'a;b=cdefgh', 'ääääääää'])
+@pytest.mark.parametrize(
+    'token', ['short', 'with space!', 'a;b=cdefgh', 'ääääääää']
+)
 def test_weak_or_odd_tokens_are_refused(token):
   with pytest.raises(errors.InputError, match='--token: got'):
     guard.check_options('127.0.0.1', token)

@@ -19,18 +19,18 @@ class _Block:
     return 50.0
 
   def heights(self, camera, level, appearance):
-    columns = np.arange(camera.width) + 0.5
-    rows = np.arange(camera.height) + 0.5
-    u, v = np.meshgrid(columns / camera.width, rows / camera.height)
-    result = np.zeros(u.shape)
-    for index in np.ndindex(u.shape):
-      origin, way = views.pixel_ray(camera, u[index], v[index])
-      np.testing.assert_allclose(way, -level.rotation[2], atol=1e-9)
-      east, north, up = level.to_level(origin)
-      assert up == pytest.approx(50)
-      on_block = np.all(([east, north] > _LOW) & ([east, north] < _HIGH))
-      result[index] = _GROUND + 2.5 * on_block
-    return result
+    first, way = views.pixel_ray(camera, 0.0, 0.0)
+    np.testing.assert_allclose(way, -level.rotation[2], atol=1e-9)
+    first = level.to_level(first)
+    assert first[2] == pytest.approx(50)
+    # Parallel rays: their origins are even steps apart.
+    step = lambda u, v: level.to_level(views.pixel_ray(camera, u, v)[0]) - first
+    u = (np.arange(camera.width) + 0.5) / camera.width
+    v = (np.arange(camera.height) + 0.5) / camera.height
+    place = first + u[None, :, None] * step(1, 0) + v[:, None, None] * step(0, 1)
+    plan = place[..., :2]
+    on_block = np.all((plan > _LOW) & (plan < _HIGH), axis=-1)
+    return _GROUND + 2.5 * on_block
 
 
 class _Now:

@@ -75,9 +75,7 @@ def test_fields_of_view_do_not_overshoot():
 
 def test_orthographic_views_are_recorded_at_their_scale():
   rotation = cameras_lib.look_at([0, -5, 5], [0, 0, 0])[:, :3]
-  view = views.View(
-      np.array([0, -5.0, 5]), rotation, 0.8, 100, 80, np.zeros(3)
-  )
+  view = views.View(np.array([0, -5.0, 5]), rotation, 0.8, 100, 80, np.zeros(3))
   key = path_record.key_of(views.orthographic(view), 0.8)
   np.testing.assert_allclose(key.position, view.position, atol=1e-9)
   assert key.fov == pytest.approx(0.8)

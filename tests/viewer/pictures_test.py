@@ -63,7 +63,9 @@ def test_photo_beside_render():
   np.testing.assert_array_equal(both[:, 4:6], 255)
 
 
-@pytest.mark.parametrize('heights', [[1, 2, np.nan, 4, 3], [np.nan] * 5, [2] * 5])
+@pytest.mark.parametrize(
+    'heights', [[1, 2, np.nan, 4, 3], [np.nan] * 5, [2] * 5]
+)
 def test_profiles_are_drawn(heights):
   plot = pictures.profile_plot(np.arange(5.0), heights)
   assert plot.shape == (150, 360, 3)

@@ -170,9 +170,9 @@ def test_jobs_run_between_bands_and_hand_errors_back(loop, renderer):
   renderer.gate.release(1)
   done, value = job.result(_WAIT)
   assert value == 'x' and done <= 2
+  renderer.gate.release(10**6)
   with pytest.raises(ZeroDivisionError):
     loop.call(lambda r: 1 / 0).result(_WAIT)
-  renderer.gate.release(10**6)
   assert client.final.wait(_WAIT)
 
 

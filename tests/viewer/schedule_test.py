@@ -20,9 +20,7 @@ def _stages(width, height, speed, **changes):
 def test_pictures_halve_their_pixels_down_to_the_canvas(width, height, speed):
   stages = _stages(width, height, speed)
   sizes = [stage.pixel_size for stage in stages]
-  np.testing.assert_allclose(
-      sizes, [2.0**i for i in range(len(sizes))][::-1]
-  )
+  np.testing.assert_allclose(sizes, [2.0**i for i in range(len(sizes))][::-1])
   assert (stages[-1].width, stages[-1].height) == (width, height)
   first = stages[0].width * stages[0].height
   # The first is in time, and no coarser than it must be.

@@ -172,9 +172,7 @@ def test_the_page_and_who_may_see_it(viewer):
       _get(viewer.port, **headers)
     assert refused.value.code == 403
   with pytest.raises(ws_errors.InvalidStatus) as refused:
-    ws.connect(
-        f'ws://127.0.0.1:{viewer.port}/', origin='http://evil.example'
-    )
+    ws.connect(f'ws://127.0.0.1:{viewer.port}/', origin='http://evil.example')
   assert refused.value.response.status_code == 403
 
 
