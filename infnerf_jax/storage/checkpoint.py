@@ -8,6 +8,7 @@ renamed when it is complete, so whatever carries a number was complete once.
 
 import errno
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -76,6 +77,28 @@ class CheckpointManager:
   def latest_step(self) -> int | None:
     """The newest committed step, None without one."""
     return max(self.steps(), default=None)
+
+  def stored_bytes(self, *, prefix: str = '') -> int:
+    """Bytes of the newest step's arrays, as its manifest has them.
+
+    Args:
+      prefix: count arrays of this part of the tree only, such as `params`.
+
+    Returns:
+      bytes; 0 without a step, or where its manifest cannot be read.
+    """
+    step = self.latest_step()
+    if step is None:
+      return 0
+    try:
+      records = _read_manifest(self.directory / str(step))
+    except DamagedError:
+      return 0
+    return sum(
+        math.prod(r.shape) * np.dtype(r.dtype).itemsize
+        for name, r in records.items()
+        if name.startswith(prefix)
+    )
 
   def save(self, step: int, tree) -> None:
     """Copies the state to the host, then writes it behind the caller's back.

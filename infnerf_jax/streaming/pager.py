@@ -206,6 +206,13 @@ class Pager:
         num_read=self.num_read - before,
     )
 
+  def keys_by_slot(self) -> np.ndarray:
+    """[num_slots] int64 keys of resident nodes, 0 where a slot is free."""
+    keys = np.zeros(self.budget.num_slots, np.int64)
+    for key, slot in self._slot_of.items():
+      keys[slot] = key
+    return keys
+
   def prefetch(self, tiles: view_tiles.ViewTiles) -> None:
     """Reads behind the caller's back what a view to come will need.
 

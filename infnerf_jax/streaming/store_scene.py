@@ -149,6 +149,10 @@ class StoreScene:
     """See `Pager.memory_report`."""
     return (self._pager or self.pager()).memory_report()
 
+  def resident_keys(self) -> np.ndarray:
+    """[num_slots] int64 keys of the nodes by slot, 0 where one is free."""
+    return (self._pager or self.pager()).keys_by_slot()
+
   def prefetch(self, camera, *, pixel_size: float = 1.0) -> None:
     """Begins to read what a view to come needs, now.
 
