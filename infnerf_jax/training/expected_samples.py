@@ -14,7 +14,7 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.render import render_rays, sampling
 from infnerf_jax.scene import observations as observations_lib
-from infnerf_jax.training import gradients
+from infnerf_jax.training import gradients, growth
 
 
 def _some_rows(observations, num_rays):
@@ -84,3 +84,53 @@ def expected_samples(
     later = sum(options.num_samples[1:])
     expected += share * later * _count(node_id, slot >= 0, num_nodes)
   return expected / len(rows)
+
+
+def samples_of_phases(
+    observations: observations_lib.Observations | None,
+    surroundings: gradients.Surroundings,
+    spec: scene_model.ModelSpec,
+    options: render_rays.RenderOptions,
+    growth_steps: tuple[int, ...],
+    *,
+    pixel_sizes: Sequence[float],
+    ray_shares: Sequence[float],
+) -> np.ndarray:
+  """Samples of each node in every phase of a growing tree.
+
+  Args:
+    observations: sightings of sparse points, None: there are none.
+    surroundings: of a single device.
+    spec: static facts.
+    options: sampling.
+    growth_steps: steps at which levels join, see `growth.phase_starts`.
+    pixel_sizes: full-size pixels of each pyramid level.
+    ray_shares: of the rays, by pyramid level; any unit.
+
+  Returns:
+    [P, N] float64; zeros without sightings.
+  """
+  starts = growth.phase_starts(growth_steps)
+  num_nodes = surroundings.tree.slot_of_node.shape[0]
+  if observations is None:
+    return np.zeros((len(starts), num_nodes))
+  return np.stack(
+      [
+          expected_samples(
+              observations,
+              surroundings._replace(
+                  tree=growth.active_tree(
+                      surroundings.tree,
+                      surroundings.node_level,
+                      step,
+                      growth_steps,
+                  )
+              ),
+              spec,
+              options,
+              pixel_sizes=pixel_sizes,
+              ray_shares=ray_shares,
+          )
+          for step in starts
+      ]
+  )
