@@ -183,14 +183,15 @@ def run_local(num_processes: int, arguments: Sequence[str]) -> int:
       # Nobody outside this machine shall connect.
       'JAX_COORDINATOR_BIND_ADDRESS': address,
   }
-  program = sys.modules['__main__'].__spec__.name
+  spec = sys.modules['__main__'].__spec__
+  program = ['-m', spec.name] if spec else [sys.argv[0]]
   with contextlib.ExitStack() as stack:
     workers = []
     stack.callback(_stop, workers)
     for index in range(num_processes):
       log = stack.enter_context(tempfile.TemporaryFile('w+'))
       command = [
-          sys.executable, '-m', program, *arguments,
+          sys.executable, *program, *arguments,
           f'--coordinator_address={address}',
           f'--num_processes={num_processes}', f'--process_id={index}',
       ]  # fmt: skip

@@ -7,6 +7,7 @@ first and at its verdict. In a program of one process nothing here does
 anything.
 """
 
+import atexit
 import contextlib
 import os
 import socket
@@ -113,11 +114,10 @@ class _Watch:
     verdict = self._job.get('end')
     if verdict:
       self._leave(verdict)
-    if not self._suspecting and self._job.get('suspect'):
-      self._suspecting = True
     if self._job.index:
       found = {0: self._job.get('beat/0')}
     else:
+      self._suspecting = self._suspecting or bool(self._job.get('suspect'))
       at = f'{_PREFIX}beat/'
       found = {
           int(key.rpartition('/')[2]): value
@@ -153,9 +153,12 @@ class _Watch:
     status, _, message = verdict.partition(' ')
     print(message, file=sys.stderr, flush=True)
     if not self._job.index:
-      # The store goes with this process: the others must have read it.
-      time.sleep(4 * self._interval)
+      self.let_others_read()
     os._exit(int(status))  # the main thread may wait for the dead
+
+  def let_others_read(self) -> None:
+    """The store goes with the first process; what it says must be read."""
+    time.sleep(4 * self._interval)
 
 
 def start(
@@ -228,16 +231,21 @@ def _tell(error: BaseException) -> None:
   status = 2 if isinstance(error, errors.InputError) else _FAILED
   text = ' '.join(str(error).split()) or type(error).__name__
   if isinstance(error, SystemExit):
-    text = f'ended with status {error.code}'
-  message = f'{status} error: {_job.name(_job.index)}: {text}'
-  _job.watch.stop()
+    status = error.code if isinstance(error.code, int) else _FAILED
+    text = f'ended with status {status}'
+  _job.watch.stop()  # it would take this process's verdict for another's
   with contextlib.suppress(Exception):
-    _job.set('end', message)
+    _job.set('end', f'{status or _FAILED} error: {_job.name(_job.index)}: {text}')
   if not _job.index:
-    time.sleep(_job.watch._interval * 4)
-  # Without the barrier of an orderly end, where the others do not come.
-  with contextlib.suppress(Exception):
-    distributed.global_state.client = None
+    _job.watch.let_others_read()
+  # Not by way of JAX's end, which waits for the others to come to theirs.
+  atexit.register(_exit_at_once, status)
+
+
+def _exit_at_once(status: int) -> None:
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 def finish() -> None:
