@@ -283,14 +283,10 @@ def _deal(pieces: _Pieces, samples, num_shards) -> _Owners:
 
 
 def _even_rows(owners: _Owners, samples, leaf) -> _Owners:
-  """Moves leaves of few samples from the fullest shards to the emptiest.
-
-  No shard gets more samples than the busiest has.
-  """
+  """Moves leaves of few samples from the fullest shards to the emptiest."""
   owner, num_shards = owners.shard_of_node.copy(), owners.num_shards
   rows = np.bincount(owner[owner >= 0], minlength=num_shards)
   busy = _busy(owners, samples)
-  most = busy.max() * (1 + _MARGIN)
   spare = [
       [(samples[n], int(n)) for n in np.flatnonzero(leaf & (owner == shard))]
       for shard in range(num_shards)
@@ -299,10 +295,10 @@ def _even_rows(owners: _Owners, samples, leaf) -> _Owners:
     heapq.heapify(leaves)
   while rows.max() - rows.min() > 1:
     donor = int(np.argmax(rows))
+    if not spare[donor]:
+      break
     # Of the emptiest the one with the fewest samples.
     taker = int(np.lexsort((busy, rows))[0])
-    if not spare[donor] or busy[taker] + spare[donor][0][0] > most:
-      break
     load, node = heapq.heappop(spare[donor])
     owner[node] = taker
     rows[donor], rows[taker] = rows[donor] - 1, rows[taker] + 1

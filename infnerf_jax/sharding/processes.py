@@ -34,7 +34,9 @@ _FAILED = 1
 class _Job:
   """The processes of this run, as this one sees them."""
 
-  def __init__(self, index: int, count: int, timeout: float, parent: int | None):
+  def __init__(
+      self, index: int, count: int, timeout: float, parent: int | None
+  ):
     self.index = index
     self.count = count
     self.client = distributed.global_state.client
@@ -72,9 +74,7 @@ class _Watch:
     self._beats = {}  # process: (value, when it was first seen)
     self._stop = threading.Event()
     self._suspecting = False
-    self._thread = threading.Thread(
-        target=self._run, name='watch', daemon=True
-    )
+    self._thread = threading.Thread(target=self._run, name='watch', daemon=True)
 
   def start(self) -> None:
     now = time.monotonic()
@@ -235,7 +235,9 @@ def _tell(error: BaseException) -> None:
     text = f'ended with status {status}'
   _job.watch.stop()  # it would take this process's verdict for another's
   with contextlib.suppress(Exception):
-    _job.set('end', f'{status or _FAILED} error: {_job.name(_job.index)}: {text}')
+    _job.set(
+        'end', f'{status or _FAILED} error: {_job.name(_job.index)}: {text}'
+    )
   if not _job.index:
     _job.watch.let_others_read()
   # Not by way of JAX's end, which waits for the others to come to theirs.

@@ -204,9 +204,7 @@ def _move(x, old, new, mesh):
   """Rows of one partition as those of another."""
   sharding = jax.sharding.NamedSharding(mesh, _ROWS)
   shape = (new.num_shards * new.capacity,) + x.shape[1:]
-  zeros = jax.jit(
-      lambda: jnp.zeros(shape, x.dtype), out_shardings=sharding
-  )
+  zeros = jax.jit(lambda: jnp.zeros(shape, x.dtype), out_shardings=sharding)
   moved = zeros()
   count, starts = _pieces(x, mesh)
   for start in starts:

@@ -1,4 +1,4 @@
-"""Groups of photos: a partition, and batches that do not depend on the parts."""
+"""Groups of photos are a partition; batches do not depend on the parts."""
 
 import numpy as np
 import pytest

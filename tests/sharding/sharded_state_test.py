@@ -1,6 +1,7 @@
 """Where a sharded state's rows lie, and what they take; on eight devices."""
 
 import dataclasses
+import gc
 
 import jax
 import numpy as np
@@ -98,6 +99,7 @@ def test_rows_move_between_partitions_and_come_together(
       np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.slow  # two compilations; `mesh_loop_test` would notice, too
 def test_rows_are_made_where_they_live():
   tree, mesh, options = quad_scene.octree(), devices.mesh(1, 4), quad_scene.STEP
   partition = quad_scene.partition(tree, 4)
@@ -115,6 +117,7 @@ def test_rows_are_made_where_they_live():
 
 
 def test_live_bytes_are_those_of_the_arrays():
+  gc.collect()
   before = sharded_state.live_bytes()
   sharding = jax.sharding.NamedSharding(
       devices.mesh(2, 4), jax.sharding.PartitionSpec('node')

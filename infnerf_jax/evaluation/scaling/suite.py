@@ -265,7 +265,10 @@ def _plot_samples(axis, measured):
     for i, count in enumerate(sorted(samples, reverse=True)):
       axis.bar(at + 0.1 * i, 100 * count / single, 0.08, color=f'C{at}')
     axis.plot(
-        [at - 0.05, at + 0.1 * len(samples)], [100 / len(samples)] * 2, 'k', lw=1
+        [at - 0.05, at + 0.1 * len(samples)],
+        [100 / len(samples)] * 2,
+        'k',
+        lw=1,
     )
   labels = [f'{m["mesh"][0]} x {m["mesh"][1]}' for m in measured['meshes']]
   axis.set_xticks(range(len(labels)), labels)
