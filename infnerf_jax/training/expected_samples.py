@@ -5,8 +5,10 @@ them, the first sampling round spread along the ray, all later ones where
 the point lies.
 """
 
+import functools
 from typing import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,31 +61,42 @@ def expected_samples(
   expected = np.zeros(num_nodes)
   if not len(rows):
     return expected
-  model = scene_model.SceneModel(
-      surroundings.tree, None, None, surroundings.sample_aabb
-  )
   distance = jnp.asarray(observations.distance[rows, None])
-  sdist = sampling.stratified(None, (len(rows),), options.num_samples[0])
   shares = np.asarray(ray_shares, np.float64) / np.sum(ray_shares)
   for pixel_size, share in zip(pixel_sizes, shares, strict=True):
-    rays = cameras_lib.camera_rays(
-        surroundings.cameras,
+    along, at_point = _nodes(
+        surroundings,
         jnp.asarray(photo, jnp.int32),
         jnp.asarray(observations.pix[rows]),
         jnp.full(len(rows), pixel_size, jnp.float32),
-        root_side=spec.root_side,
+        distance,
+        spec=spec,
+        options=options,
     )
-    limits = render_rays.ray_limits(model, spec, rays, options)
-    along = render_rays.locate_round(
-        None, model, spec, rays, sdist, limits, options, options.proposal_bias
-    )
-    node_id, slot, _, _ = render_rays.locate_samples(
-        None, model, spec, rays, distance, policy=options.level_policy
-    )
-    expected += share * _count(along.node_id, along.slot >= 0, num_nodes)
+    expected += share * _count(*along, num_nodes)
     later = sum(options.num_samples[1:])
-    expected += share * later * _count(node_id, slot >= 0, num_nodes)
+    expected += share * later * _count(*at_point, num_nodes)
   return expected / len(rows)
+
+
+@functools.partial(jax.jit, static_argnames=('spec', 'options'))
+def _nodes(surroundings, photo, pix, pixel_size, distance, *, spec, options):
+  """(node, whether wanted) of samples along rays, and at their points."""
+  model = scene_model.SceneModel(
+      surroundings.tree, None, None, surroundings.sample_aabb
+  )
+  rays = cameras_lib.camera_rays(
+      surroundings.cameras, photo, pix, pixel_size, root_side=spec.root_side
+  )
+  sdist = sampling.stratified(None, (len(photo),), options.num_samples[0])
+  limits = render_rays.ray_limits(model, spec, rays, options)
+  along = render_rays.locate_round(
+      None, model, spec, rays, sdist, limits, options, options.proposal_bias
+  )
+  node_id, slot, _, _ = render_rays.locate_samples(
+      None, model, spec, rays, distance, policy=options.level_policy
+  )
+  return (along.node_id, along.slot >= 0), (node_id, slot >= 0)
 
 
 def samples_of_phases(
