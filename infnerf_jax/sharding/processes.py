@@ -9,11 +9,14 @@ anything.
 
 import atexit
 import contextlib
+import ctypes
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+from typing import Callable
 
 import jax
 from absl import logging
@@ -41,6 +44,7 @@ class _Job:
     self.count = count
     self.client = distributed.global_state.client
     self.watch = _Watch(self, timeout, parent)
+    self.on_abort = _abort_handler(self)
 
   def get(self, key: str) -> str | None:
     """Value of a key, None where nobody has set it."""
@@ -61,6 +65,38 @@ class _Job:
 
 
 _job: _Job | None = None
+
+
+def _abort_handler(job: _Job) -> Callable[[], None]:
+  """What adds a line where JAX aborts a process that lost the first one.
+
+  Its coordination service lives there; without it JAX's own thread ends the
+  process at once, before the watch can. Python's handlers of signals would not
+  run: the handler is libc's. The result installs it; libraries that are
+  imported later take its place.
+  """
+
+  def handler(number):
+    del number
+    beat = job.watch.last_beat(0)
+    what = f'{job.name(0, beat)} died: its coordination service is gone'
+    if not job.index:
+      what = 'the coordination service of JAX failed'
+    print(_message(what), file=sys.stderr, flush=True)
+    os._exit(_FAILED)
+
+  kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
+  handler = kind(handler)
+  set_handler = ctypes.CDLL(None).signal
+  set_handler.argtypes, set_handler.restype = [ctypes.c_int, kind], None
+  return lambda: set_handler(signal.SIGABRT, handler)
+
+
+def _message(what: str) -> str:
+  return (
+      f'error: {what}; this run ends, the same command goes on from the last'
+      ' checkpoint'
+  )
 
 
 class _Watch:
@@ -85,6 +121,10 @@ class _Watch:
     self._stop.set()
     self._thread.join()
 
+  def last_beat(self, index: int) -> str | None:
+    """What a process last said of itself."""
+    return self._beats[index][0]
+
   def suspect(self) -> None:
     """A collective failed: wait for whoever is dead to be named."""
     self._suspecting = True
@@ -99,6 +139,7 @@ class _Watch:
     me = f'{socket.gethostname()}, pid {os.getpid()}'
     while not self._stop.wait(self._interval):
       number += 1
+      self._job.on_abort()
       try:
         self._job.set(f'beat/{self._job.index}', f'{number} {me}')
         self._look()
@@ -140,14 +181,11 @@ class _Watch:
         self._end(f'{name} died: no sign of life for {now - since:.0f} s')
 
   def _end(self, what: str, *, tell: bool = True) -> None:
-    message = (
-        f'error: {what}; this run ends, the same command goes on from the last'
-        ' checkpoint'
-    )
+    verdict = f'{_FAILED} {_message(what)}'
     if tell:
       with contextlib.suppress(Exception):
-        self._job.set('end', f'{_FAILED} {message}')
-    self._leave(f'{_FAILED} {message}')
+        self._job.set('end', verdict)
+    self._leave(verdict)
 
   def _leave(self, verdict: str) -> None:
     status, _, message = verdict.partition(' ')
@@ -257,6 +295,7 @@ def finish() -> None:
     return
   barrier('finish')
   _job.watch.stop()
+  signal.signal(signal.SIGABRT, signal.SIG_DFL)
   _job = None
   jax.distributed.shutdown()
 

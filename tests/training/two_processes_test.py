@@ -143,7 +143,9 @@ def test_without_a_launcher_the_survivor_names_the_dead(
   pair[victim].communicate()
   assert status not in (0, None) and seconds < _TIMEOUT + 5
   errors = [line for line in lines if line.startswith('error')]
-  assert len(errors) == 1 and f'process {victim} of 2' in errors[0]
+  assert len(errors) == 1 and f'process {victim} of 2' in errors[0], '\n'.join(
+      lines
+  )
   # Two processes again, to the end and the score.
   done = checkpoint.CheckpointManager(tmp_path / 'checkpoints').latest_step()
   changes['num_steps'] = done + 2
