@@ -25,6 +25,12 @@ def base() -> ml_collections.ConfigDict:
   config.max_memory_gb = 0.0  # cap of what rendering holds; 0: no cap
   config.implementation = ''  # kernels: '' best, 'native', 'xla', 'reference'
 
+  # May differ on resume. Both 0: one device; or of several processes all, the
+  # rays dealt out over processes, the nodes over the devices of each.
+  config.devices = devices = ml_collections.ConfigDict()
+  devices.data = 0  # shards of a batch's rays; 0: what `node` leaves
+  devices.node = 0  # shards of the nodes; 0: what `data` leaves
+
   config.data = data = ml_collections.ConfigDict()
   data.path = ''  # scene folder; '': the procedural city described in `city`
   data.downscale = 0.0  # full-size pixels per training pixel; 0: see max_width
@@ -34,6 +40,9 @@ def base() -> ml_collections.ConfigDict:
   data.point_ray_share = 0.2  # of rays, through sparse points
   # Pixels that compete to be a ray: those with more detail win more often.
   data.detail_candidates = 4
+  # Groups of photos, each with its own part of every batch: with as many as
+  # there are processes, each reads only its own photos.
+  data.photo_groups = 1
   data.test_every = 8  # every 8th usable photo by name is a test photo
   data.test_list = ''  # file of names; overrides test_every
   data.train_list = ''  # file of names

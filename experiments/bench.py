@@ -3,7 +3,8 @@
 python -m experiments.bench --suite=train --out=FILE.json
 
 Suites: train (about 5 minutes on two cores), render (2), kernels (2),
-complexity (3; draws FILE.png beside), pictures (2; of --workdir), all.
+complexity (3; draws FILE.png beside), scaling (3, of which counts only: any
+load will do; draws FILE.png), pictures (2; of --workdir), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no GPU) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a

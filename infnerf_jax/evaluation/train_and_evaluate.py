@@ -3,6 +3,9 @@
 import pathlib
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from infnerf_jax import json_files
 from infnerf_jax.evaluation import evaluate as evaluate_lib
 from infnerf_jax.evaluation import photo_scores, previews
@@ -14,8 +17,9 @@ def trained_model(run, state) -> scene_model.SceneModel:
   """The model of a training state, sharing its buffers."""
   return scene_model.SceneModel(
       tree=run.surroundings.tree,
-      nodes=state.params['nodes'],
-      appearance=state.params['appearance'],
+      # From the host, where devices of a mesh hold parts of it.
+      nodes=jax.tree.map(jnp.asarray, state.params['nodes']),
+      appearance=jnp.asarray(state.params['appearance']),
       sample_aabb=run.surroundings.sample_aabb,
   )
 
@@ -63,7 +67,7 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
     workdir: run folder.
 
   Returns:
-    What `eval.json` says.
+    What `eval.json` says; nothing where another process writes it.
 
   Raises:
     InputError: bad scene or config, or a workdir of another run.
@@ -85,7 +89,7 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
   hooks = loop.Hooks(validate=validate, preview=preview)
   trained = loop.train(config, workdir, hooks=hooks)
   rows = trained.run.split.test
-  if not len(rows):
+  if trained.state is None or not len(rows):
     return {}
   result = score(config, trained.run, trained.state, rows)
   json_files.write_json_atomic(workdir / 'eval.json', result)

@@ -27,9 +27,23 @@ def init_pool(key, num_slots: int, spec: field_specs.FieldSpec):
     {'table': [num_slots, rows, F], 'density': {...}, 'color': {...}} with a
     leading axis of slots.
   """
+  return init_rows(key, jnp.arange(num_slots), spec)
+
+
+def init_rows(key, row, spec: field_specs.FieldSpec):
+  """Initial parameters of some rows of the pool.
+
+  Args:
+    key: PRNG key of the pool.
+    row: [n] int32, which rows.
+    spec: static shapes.
+
+  Returns:
+    As `init_pool`, with n rows.
+  """
   module = node_field_lib.NodeField(spec)
   init_row = lambda k: module.init_with_output(k, method=module.parameters)[0]
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(num_slots))
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(row)
   return jax.vmap(init_row)(keys)
 
 

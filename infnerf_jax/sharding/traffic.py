@@ -6,11 +6,14 @@ algorithms of NCCL at most twice the buffer, or once.
 """
 
 import dataclasses
+import math
+import re
 from typing import NamedTuple
 
 from infnerf_jax.sharding import mesh as mesh_lib
 
 _FLOAT = 4
+_WIDTH = {'f32': 4, 's32': 4, 'u32': 4, 'pred': 1, 'f64': 8, 's64': 8}
 _DATA, _NODE = (mesh_lib.DATA,), (mesh_lib.NODE,)
 _BOTH = _DATA + _NODE
 
@@ -121,6 +124,39 @@ def step_exchanges(sizes: StepSizes) -> list[Exchange]:
       for name, kind, axes, count in found
       if count and any(size[axis] > 1 for axis in axes)
   ]
+
+
+def buffer_bytes(sizes: StepSizes) -> dict[str, int]:
+  """Bytes of all buffers of a step, by kind of collective."""
+  total = dict.fromkeys(('all-reduce', 'all-gather'), 0)
+  for exchange in step_exchanges(sizes):
+    total[exchange.kind] += exchange.buffer
+  return total
+
+
+def collective_bytes(program: str) -> dict[str, int]:
+  """Bytes of the results of a compiled program's collectives, by kind.
+
+  Args:
+    program: text of the compiled module (`compiled.as_text()`).
+
+  Returns:
+    {'all-reduce': bytes, 'all-gather': bytes}.
+
+  Raises:
+    ValueError: there are collectives of other kinds.
+  """
+  others = r' (all-to-all|collective-permute|reduce-scatter)(?:-start)?\('
+  if surplus := re.search(others, program):
+    raise ValueError(f'got {surplus[1]}, expected all-reduce and all-gather')
+  found = dict.fromkeys(('all-reduce', 'all-gather'), 0)
+  for result, kind in re.findall(
+      r' = (.*?) (all-reduce|all-gather)(?:-start)?\(', program
+  ):
+    for dtype, shape in re.findall(r'(\w+)\[([\d,]*)\]', result):
+      count = math.prod(int(n) for n in shape.split(',') if n)
+      found[kind] += _WIDTH[dtype] * count
+  return found
 
 
 def wire_bytes(sizes: StepSizes) -> float:

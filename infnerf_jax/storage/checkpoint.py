@@ -15,6 +15,7 @@ import shutil
 import threading
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
@@ -310,7 +311,21 @@ def _same_records(folder, records) -> bool:
 
 
 def _checkpointer() -> ocp.Checkpointer:
-  return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_zarr3=True))
+  """Orbax for this process alone: others neither write nor wait."""
+  me = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(
+      primary_host=me,
+      active_processes={me},
+      barrier_sync_key_prefix=f'process_{me}',
+  )
+  if jax.process_count() == 1:
+    alone = ocp.options.MultiprocessingOptions()
+  return ocp.Checkpointer(
+      ocp.PyTreeCheckpointHandler(
+          use_zarr3=True, multiprocessing_options=alone
+      ),
+      multiprocessing_options=alone,
+  )
 
 
 def _save_arrays(path: pathlib.Path, tree) -> None:

@@ -80,6 +80,11 @@ def active_level(step, growth_steps: tuple[int, ...]):
   return num + (num == len(growth_steps)) * _ALL_LEVELS
 
 
+def phase_starts(growth_steps: tuple[int, ...]) -> list[int]:
+  """First steps of the phases in which the same levels take part."""
+  return sorted({0, *growth_steps})
+
+
 def active_tree(
     tree: scene_model.TreeArrays, node_level, step, growth_steps
 ) -> scene_model.TreeArrays:

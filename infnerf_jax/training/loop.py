@@ -1,5 +1,7 @@
 """The training loop: resumes, logs, checkpoints; the step does the work."""
 
+import contextlib
+import io
 import math
 import pathlib
 import time
@@ -13,8 +15,17 @@ from infnerf_jax import json_files
 from infnerf_jax import progress as progress_lib
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.scene import camera_io, ray_batches
+from infnerf_jax.sharding import processes
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import gradients, growth, losses, metrics_log, setup
+from infnerf_jax.training import (
+    growth,
+    losses,
+    mesh_route,
+    metrics_log,
+    settings,
+    setup,
+)
+from infnerf_jax.training import route as route_lib
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 from infnerf_jax.training import workdir as workdir_lib
@@ -40,47 +51,11 @@ class Trained(NamedTuple):
 
   Attributes:
     run: the run's set-up.
-    state: after the last step.
+    state: after the last step; None where another process has it.
   """
 
   run: setup.Run
-  state: state_lib.TrainState
-
-
-def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
-  """How the run draws its rays."""
-  known = run.observations is not None
-  return ray_batches.BatchOptions(
-      num_rays=config.batch_size,
-      pyramid_ray_share=tuple(config.data.pyramid_ray_share),
-      seed=config.seed,
-      point_ray_share=config.data.point_ray_share if known else 0.0,
-      detail_candidates=config.data.detail_candidates,
-  )
-
-
-def device_batch(batch: ray_batches.RayBatch) -> gradients.RayBatch:
-  """Uploads a batch."""
-  return gradients.RayBatch(
-      photo_idx=jnp.asarray(batch.photo_idx, jnp.int32),
-      pix=jnp.asarray(batch.pix, jnp.float32),
-      pixel_size=jnp.asarray(batch.pixel_size, jnp.float32),
-      rgb=jnp.asarray(np.asarray(batch.rgb, np.float32)),
-      valid=jnp.asarray(batch.valid, bool),
-      distance=jnp.asarray(batch.distance, jnp.float32),
-  )
-
-
-def initial_state(config, run: setup.Run) -> state_lib.TrainState:
-  """State before the first step, a function of the seed."""
-  return state_lib.init_state(
-      setup.init_key(config),
-      run.plan.spec,
-      num_slots=run.plan.num_slots,
-      num_photos=len(run.plan.scene.photos.names),
-      dense_optimizer=step_lib.dense_optimizer(run.step_options),
-      refine_poses=run.step_options.refine_poses,
-  )
+  state: state_lib.TrainState | None
 
 
 def write_run_files(workdir, run: setup.Run) -> None:
@@ -100,24 +75,21 @@ def write_run_files(workdir, run: setup.Run) -> None:
   json_files.write_json_atomic(workdir / 'frame.json', run.plan.scene.frame)
 
 
-def _restore(manager, template):
-  """The newest checkpoint's state, or the template itself."""
+def _restore(manager, config, run):
+  """The newest checkpoint's state in the tree's order, None without one."""
   if manager.latest_step() is None:
-    return template
-  _, state = manager.restore(template)
-  # Copies: the step donates its state, and NumPy memory is not XLA's.
-  return jax.tree.map(lambda x: jnp.array(x, copy=True), state)
+    return None
+  template = jax.eval_shape(lambda: route_lib.initial_state(config, run))
+  return manager.restore(template)[1]
 
 
-def _check_finite(config, run, options, metrics, state_step, in_row):
+def _check_finite(config, run, metrics, state_step, in_row):
   """Stops a run whose last steps were all non-finite."""
   limit = config.optimizer.max_skipped_in_row
   if in_row < limit:
     return
   bad = sorted(k for k, v in metrics.finite.items() if not bool(v))
-  batch = ray_batches.sample_batch(
-      run.pyramid, run.split.train, options, state_step - 1, run.observations
-  )
+  batch = route_lib.ray_drawer(config, run)(state_step - 1)
   names = run.plan.scene.photos.names
   photos = sorted({names[i] for i in np.unique(batch.photo_idx)})
   shown = ', '.join(photos[:20]) + (' ...' if len(photos) > 20 else '')
@@ -163,55 +135,68 @@ def train(config, workdir, *, hooks: Hooks = Hooks()) -> Trained:
     FloatingPointError: too many non-finite steps in a row.
   """
   workdir = pathlib.Path(workdir)
-  with workdir_lib.prepare_workdir(workdir, config):
-    run = setup.prepare_run(config, workdir)
-    write_run_files(workdir, run)
+  settings.check_config(config)
+  shape = mesh_route.mesh_shape(config)
+  with contextlib.ExitStack() as stack:
+    # The others find the scene, its cache and the folder as the first left
+    # them.
+    with processes.first_before_others('prepare'):
+      if processes.is_first():
+        stack.enter_context(workdir_lib.prepare_workdir(workdir, config))
+      run = setup.prepare_run(config, workdir)
+      if processes.is_first():
+        write_run_files(workdir, run)
+    route = mesh_route.make_route(config, run, shape)
     manager = checkpoint.CheckpointManager(
         workdir / 'checkpoints', keep=config.checkpoints_kept
     )
     with manager:
-      state = _restore(manager, initial_state(config, run))
-      state = _run_steps(config, workdir, run, manager, state, hooks)
-    return Trained(_as_grown(run, int(state.step)), state)
+      state = route.start(_restore(manager, config, run))
+      state = _run_steps(config, workdir, run, manager, route, state, hooks)
+    return Trained(_as_grown(run, int(state.step)), route.whole(state))
 
 
-def _run_steps(config, workdir, run, manager, state, hooks):
+def _outputs(config, workdir, first, last):
+  """(log, progress), silent where another process writes."""
+  if not processes.is_first():
+    silent = progress_lib.Progress(last, first=first, stream=io.StringIO())
+    return metrics_log.NoLog(), silent
+  return (
+      metrics_log.MetricsLog(
+          workdir, config.logging, first_step=first, config=config
+      ),
+      progress_lib.Progress(last, first=first, description='train'),
+  )
+
+
+def _run_steps(config, workdir, run, manager, route, state, hooks):
   """Steps from where the state stands to config.num_steps."""
   first, last = int(state.step), config.num_steps
   if first >= last:
     return state
-  options = batch_options(config, run)
-  key = setup.step_key(config)
-  step_fn = step_lib.make_train_step(
-      run.plan.spec, run.render_options, run.step_options
-  )
-  draw = lambda k: ray_batches.sample_batch(
-      run.pyramid, run.split.train, options, k, run.observations
-  )
-  log = metrics_log.MetricsLog(
-      workdir, config.logging, first_step=first, config=config
-  )
+  log, progress = _outputs(config, workdir, first, last)
   with (
       log,
-      progress_lib.Progress(last, first=first, description='train') as progress,
+      progress,
+      ray_batches.Prefetcher(
+          route.draw, first, num_ahead=_PREFETCH
+      ) as prefetcher,
   ):
-    with ray_batches.Prefetcher(draw, first, num_ahead=_PREFETCH) as prefetcher:
-      marks = _Marks(time.monotonic(), 0.0, first)
-      pending = None
-      for k in range(first, last):
-        batch = device_batch(next(prefetcher))
-        state, metrics = step_fn(state, batch, run.surroundings, key)
-        if pending is not None:
-          # The step before: reading it now does not stall this one.
-          _check_finite(config, run, options, *pending)
-        done = k + 1
-        in_row = jnp.array(state.skipped_in_row, copy=True)
-        pending = _Pending(metrics, done, in_row)
-        if done % config.logging.log_every == 0 or done == last:
-          marks = _log(config, log, progress, marks, prefetcher, pending)
-        _maybe_save(config, manager, state, done, last)
-        _maybe_hook(config, hooks, run, state, done, last, log, workdir)
-      _check_finite(config, run, options, *pending)
+    marks = _Marks(time.monotonic(), 0.0, first)
+    pending = None
+    for k in range(first, last):
+      state, metrics = route.step(state, next(prefetcher), k)
+      if pending is not None:
+        # The step before: reading it now does not stall this one.
+        _check_finite(config, run, *pending)
+      done = k + 1
+      in_row = jnp.array(state.skipped_in_row, copy=True)
+      pending = _Pending(metrics, done, in_row)
+      if done % config.logging.log_every == 0 or done == last:
+        marks = _log(config, log, progress, marks, prefetcher, pending, route)
+      _maybe_save(config, manager, route, state, done, last)
+      _maybe_hook(config, hooks, run, route, state, done, log, workdir)
+    _check_finite(config, run, *pending)
   return state
 
 
@@ -231,7 +216,7 @@ class _Marks(NamedTuple):
   step: int
 
 
-def _log(config, log, progress, marks, prefetcher, pending):
+def _log(config, log, progress, marks, prefetcher, pending, route):
   """Writes a line of metrics and starts the next interval."""
   jax.block_until_ready(pending.metrics)
   now = time.monotonic()
@@ -246,6 +231,7 @@ def _log(config, log, progress, marks, prefetcher, pending):
       pending.step - marks.step,
   )
   row['skipped_in_row'] = int(pending.in_row)
+  row.update(route.report(pending.metrics))
   log.write(row)
   progress.update(
       pending.step, rays_per_second=row['rays_per_second'], psnr=row['psnr']
@@ -253,11 +239,13 @@ def _log(config, log, progress, marks, prefetcher, pending):
   return _Marks(time.monotonic(), prefetcher.seconds_waited, pending.step)
 
 
-def _maybe_save(config, manager, state, done, last):
+def _maybe_save(config, manager, route, state, done, last):
   """Checkpoints at their steps and at the end; not inside a bad streak."""
   if done % config.checkpoint_every and done != last:
     return
-  manager.save(done, state)
+  whole = route.whole(state)
+  if whole is not None:
+    manager.save(done, whole)
 
 
 def _as_grown(run, step):
@@ -272,18 +260,18 @@ def _as_grown(run, step):
   return run._replace(surroundings=surroundings._replace(tree=tree))
 
 
-def _maybe_hook(config, hooks, run, state, done, last, log, workdir):
-  """Validation and previews at their steps."""
-  del last
-  if not (hooks.validate or hooks.preview):
+def _maybe_hook(config, hooks, run, route, state, done, log, workdir):
+  """Validation and previews at their steps, in the first process."""
+  due = lambda hook, every: hook and every and done % every == 0
+  validates = due(hooks.validate, config.eval_every)
+  previews = due(hooks.preview, config.preview_every)
+  if not (validates or previews):
     return
-  run = _as_grown(run, done)
-  if hooks.validate and config.eval_every and done % config.eval_every == 0:
-    scores = hooks.validate(run, state)
-    log.write({'step': done, **scores})
-  if (
-      hooks.preview
-      and config.preview_every
-      and done % config.preview_every == 0
-  ):
-    hooks.preview(run, state, done, workdir)
+  whole, run = route.whole(state), _as_grown(run, done)
+  if whole is not None:
+    if validates:
+      log.write({'step': done, **hooks.validate(run, whole)})
+    if previews:
+      hooks.preview(run, whole, done, workdir)
+  # The others do not wait in the middle of a step, where waits have limits.
+  processes.barrier(f'hook {done}')

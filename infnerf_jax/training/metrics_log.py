@@ -90,6 +90,22 @@ class MetricsLog:
     self._writers = []
 
 
+class NoLog:
+  """In place of a MetricsLog where another process writes."""
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    pass
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    """Does nothing."""
+
+  def image(self, step: int, name: str, rgb) -> None:
+    """Does nothing."""
+
+
 def rewind(path, step: int) -> None:
   """Drops the lines of a log behind a step, and what a crash tore.
 

@@ -20,6 +20,7 @@ _POSITIVE = (
     'checkpoints_kept',
     'num_pyramid_levels',
     'data.detail_candidates',
+    'data.photo_groups',
     'field.num_grid_scales',
     'field.log2_table_size',
     'field.num_features',
@@ -54,6 +55,8 @@ _ZERO_OR_MORE = (
     'depth_final',
     'data.point_ray_share',
     'field.appearance_dim',
+    'devices.data',
+    'devices.node',
 )
 
 
@@ -75,6 +78,12 @@ def check_config(config) -> None:
   if size and config.batch_size % size:
     raise errors.InputError(
         f'config.ray_microbatch: got {size}, expected a divisor of'
+        f' batch_size = {config.batch_size}'
+    )
+  groups = config.data.photo_groups
+  if config.batch_size % groups:
+    raise errors.InputError(
+        f'config.data.photo_groups: got {groups}, expected a divisor of'
         f' batch_size = {config.batch_size}'
     )
   if (

@@ -45,10 +45,11 @@ def surroundings_specs() -> gradients.Surroundings:
   return gradients.Surroundings(tree, _ALL, _ALL, _ALL, _ALL)
 
 
-def _place(x, mesh, spec):
+def place(x, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec):
   """A global array from a host array of the same content."""
   if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-    return jax.device_put(x, jax.sharding.NamedSharding(mesh, spec))
+    data = place(jax.random.key_data(x), mesh, spec)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
   x = np.asarray(x)
   # A callback: in a run of several processes each makes its own part only.
   return jax.make_array_from_callback(
@@ -58,7 +59,7 @@ def _place(x, mesh, spec):
 
 def place_everywhere(tree, mesh: jax.sharding.Mesh):
   """Copies a pytree of arrays to every device of the mesh."""
-  return jax.tree.map(lambda x: _place(x, mesh, _ALL), tree)
+  return jax.tree.map(lambda x: place(x, mesh, _ALL), tree)
 
 
 def shard_batch(
@@ -82,7 +83,7 @@ def shard_batch(
         f'batch_size: got {num_rays}, expected a multiple of the {num_data}'
         ' data shards'
     )
-  return jax.tree.map(lambda x: _place(x, mesh, _RAYS), batch)
+  return jax.tree.map(lambda x: place(x, mesh, _RAYS), batch)
 
 
 def shard_surroundings(
@@ -100,7 +101,7 @@ def shard_surroundings(
   Returns:
     Surroundings on the mesh.
   """
-  _check_mesh(partition, mesh)
+  check_mesh(partition, mesh)
   num_nodes = surroundings.tree.slot_of_node.shape[0]
   if partition.local_slot.shape[1] != num_nodes:
     raise ValueError(
@@ -109,8 +110,8 @@ def shard_surroundings(
     )
   top = np.flatnonzero(partition.shard_of_node < 0).astype(np.int32)
   shard = exchange.Shard(
-      _place(partition.local_slot.reshape(-1), mesh, _ROWS),
-      _place(top, mesh, _ALL),
+      place(partition.local_slot.reshape(-1), mesh, _ROWS),
+      place(top, mesh, _ALL),
   )
   placed = place_everywhere(
       surroundings._replace(tree=surroundings.tree._replace(shard=None)), mesh
@@ -118,7 +119,10 @@ def shard_surroundings(
   return placed._replace(tree=placed.tree._replace(shard=shard))
 
 
-def _check_mesh(partition, mesh):
+def check_mesh(
+    partition: partition_lib.Partition, mesh: jax.sharding.Mesh
+) -> None:
+  """Refuses a partition for another number of node shards."""
   num_node = mesh.shape[mesh_lib.NODE]
   if partition.num_shards != num_node:
     raise ValueError(
@@ -127,7 +131,7 @@ def _check_mesh(partition, mesh):
     )
 
 
-def _map_state(state, rows, dense):
+def map_state(state: state_lib.TrainState, rows, dense) -> state_lib.TrainState:
   """Applies one function to what has a row a node, another to the rest."""
   nodes = lambda x: jax.tree.map(rows, x)
   params = {
@@ -161,7 +165,7 @@ def shard_state(
   Returns:
     TrainState over the mesh; spare rows are zero.
   """
-  _check_mesh(partition, mesh)
+  check_mesh(partition, mesh)
   node_of_row = partition.node_of_local.reshape(-1)
   sharding = jax.sharding.NamedSharding(mesh, _ROWS)
 
@@ -177,7 +181,7 @@ def shard_state(
     shape = (len(node_of_row),) + x.shape[1:]
     return jax.make_array_from_callback(shape, sharding, part)
 
-  return _map_state(state, rows, lambda x: _place(x, mesh, _ALL))
+  return map_state(state, rows, lambda x: place(x, mesh, _ALL))
 
 
 def gather_state(
@@ -194,7 +198,7 @@ def gather_state(
   """
   owners = partition_lib.owner_rows(partition)
   rows = lambda x: np.asarray(x)[owners]
-  return _map_state(state, rows, np.asarray)
+  return map_state(state, rows, np.asarray)
 
 
 def make_sharded_train_step(

@@ -55,10 +55,7 @@ def init_state(
   nodes = jax.jit(node_pool.init_pool, static_argnums=(1, 2))(
       key, num_slots, spec.field
   )
-  # Zero: an unseen photo and the mean embedding start out alike.
-  dense = {'appearance': jnp.zeros((num_photos, spec.appearance_dim))}
-  if refine_poses:
-    dense['poses'] = jnp.zeros((num_photos, 6))
+  dense = init_dense(spec, num_photos, refine_poses=refine_poses)
   return TrainState(
       step=jnp.int32(0),
       params={'nodes': nodes, **dense},
@@ -69,6 +66,17 @@ def init_state(
       skipped=jnp.int32(0),
       skipped_in_row=jnp.int32(0),
   )
+
+
+def init_dense(
+    spec: scene_model.ModelSpec, num_photos: int, *, refine_poses: bool
+) -> dict[str, Any]:
+  """Everything but the node fields, before the first step."""
+  # Zero: an unseen photo and the mean embedding start out alike.
+  dense = {'appearance': jnp.zeros((num_photos, spec.appearance_dim))}
+  if refine_poses:
+    dense['poses'] = jnp.zeros((num_photos, 6))
+  return dense
 
 
 def dense_params(params) -> dict[str, Any]:

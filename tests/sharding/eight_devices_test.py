@@ -28,12 +28,16 @@ def test_the_sharded_step_on_eight_virtual_devices():
           'no:cacheprovider',
           'tests/sharding/sharded_state_test.py',
           'tests/sharding/sharded_step_test.py',
+          'tests/sharding/mesh_loop_test.py',
       ],
       cwd=pathlib.Path(__file__).parents[2],
       env={
           **os.environ,
           'JAX_PLATFORMS': 'cpu',
-          'XLA_FLAGS': f'{flags} {devices.FLAG}',
+          # These programs take longer to compile than to run.
+          'XLA_FLAGS': (
+              f'{flags} {devices.FLAG} --xla_backend_optimization_level=0'
+          ),
           # Eight devices share the cores already.
           'OMP_NUM_THREADS': '1',
       },
@@ -44,5 +48,5 @@ def test_the_sharded_step_on_eight_virtual_devices():
   assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
   # Skipped tests would show nothing.
   passed = re.search(r'(\d+) passed', done.stdout)
-  assert passed and int(passed[1]) >= 15, done.stdout
+  assert passed and int(passed[1]) >= 25, done.stdout
   assert 'skipped' not in done.stdout

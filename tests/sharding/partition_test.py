@@ -38,10 +38,6 @@ def test_properties(case):
   found = partition_lib.make_partition(level, parent, samples, shards)
   owner = found.shard_of_node
   assert owner[0] == -1 and np.all(found.local_slot[:, 0] == 0)
-  # The replicated nodes are a top of the tree; a subtree stays together.
-  above = owner[parent[1:]]
-  assert np.all(above[owner[1:] < 0] < 0)
-  np.testing.assert_array_equal(owner[1:][above >= 0], above[above >= 0])
   top = np.flatnonzero(owner < 0)
   for shard in range(shards):
     here = found.local_slot[shard]
@@ -80,21 +76,93 @@ def test_deterministic_and_independent_of_the_unit_of_samples():
       np.testing.assert_array_equal(a, b)
 
 
-def score(found):
-  """What is chosen by: the worst shard's excess."""
-  return max(found.resident_share * found.num_shards, found.sample_imbalance)
+@pytest.mark.parametrize('split', [1, 2])
+def test_whole_levels_on_request(split):
+  level, parent = random_tree(3, 4, 0.4)
+  samples = np.random.default_rng(0).exponential(size=len(level))
+  found = partition_lib.make_partition(
+      level, parent, samples, 3, split_level=split
+  )
+  owner = found.shard_of_node
+  np.testing.assert_array_equal(owner < 0, level < split)
+  # A subtree stays together.
+  above = owner[parent[1:]]
+  np.testing.assert_array_equal(owner[1:][above >= 0], above[above >= 0])
 
 
-def test_no_split_level_is_better():
+def fullest(num_nodes, shards, replicated=1):
+  """Rows of the fullest shard where they are as even as can be."""
+  return replicated + -(-(num_nodes - replicated) // shards)
+
+
+def test_memory_is_even_to_a_row():
   for level, parent, samples, shards in cases():
     found = partition_lib.make_partition(level, parent, samples, shards)
-    all_levels = [
-        partition_lib.make_partition(
-            level, parent, samples, shards, split_level=split
-        )
-        for split in range(1, level.max() + 2)
-    ]
-    assert score(found) <= min(score(p) for p in all_levels) + 1e-6
+    rows = (found.local_slot >= 0).sum(axis=1)
+    assert rows.max() - rows.min() <= 1
+    # Four per cent for replicas at most, or the root's alone.
+    allowed = max(1.04 * len(level) / shards, fullest(len(level), shards))
+    assert found.capacity <= allowed
+
+
+@pytest.mark.parametrize('shards', [2, 4, 8])
+def test_both_loads_of_uneven_trees_are_even(shards):
+  for seed in range(4):
+    level, parent = random_tree(seed, 4, 0.45)
+    if len(level) < 100:
+      continue
+    samples = np.random.default_rng(seed).lognormal(sigma=1.0, size=len(level))
+    found = partition_lib.make_partition(level, parent, samples, shards)
+    assert found.memory_imbalance <= fullest(len(level), shards) * shards / (
+        len(level) - 1
+    )
+    assert found.sample_imbalance < 1.05
+    if shards == 4:
+      # InfNeRF's paper reports 25.49 % on four devices.
+      assert found.resident_share <= 0.26 or len(level) < 150
+
+
+def test_pieces_are_subtrees_where_these_balance():
+  # Eight equal subtrees on four shards: nothing is cut.
+  level = np.repeat([0, 1, 2], [1, 8, 64])
+  parent = np.concatenate([[-1], np.zeros(8), 1 + np.arange(64) // 8])
+  parent = parent.astype(int)
+  owner = partition_lib.make_partition(
+      level, parent, np.ones(73), 4
+  ).shard_of_node
+  np.testing.assert_array_equal(owner[9:], owner[parent[9:]])
+
+
+def test_the_busiest_nodes_are_replicated():
+  level, parent = random_tree(0, 5, 0.5)
+  samples = np.ones(len(level))
+  samples[1] = len(level)  # half of all, more than a shard's part
+  found = partition_lib.make_partition(level, parent, samples, 4)
+  assert len(level) > 300
+  np.testing.assert_array_equal(np.flatnonzero(found.shard_of_node < 0), [0, 1])
+  assert found.sample_imbalance < 1.02
+
+
+def test_phases_share_shape_and_top():
+  level, parent = random_tree(1, 4, 0.5)
+  phases = [
+      np.where(level <= last, 8.0 ** -level.astype(float), 0.0)
+      for last in range(4)
+  ]
+  found = partition_lib.make_partitions(level, parent, phases, 4)
+  assert len(found) == 4
+  last = found[-1]
+  for partition, samples in zip(found, phases, strict=True):
+    assert partition.capacity == last.capacity
+    np.testing.assert_array_equal(
+        partition.shard_of_node < 0, last.shard_of_node < 0
+    )
+    alone = partition_lib.make_partition(level, parent, samples, 4)
+    np.testing.assert_allclose(
+        alone.sample_imbalance, partition.sample_imbalance, atol=0.35
+    )
+  only = partition_lib.make_partition(level, parent, phases[-1], 4)
+  np.testing.assert_array_equal(only.shard_of_node, last.shard_of_node)
 
 
 def bottleneck(memory, samples, assigned, shards):
@@ -143,21 +211,19 @@ def test_equal_subtrees_are_shared_equally():
     assert found.memory_imbalance == found.sample_imbalance == 1.0
 
 
-def test_uneven_subtrees_are_split_where_that_helps():
-  # One large subtree, three small: whole levels replicate too much.
+def test_uneven_subtrees_are_cut():
+  # One large subtree, three small: as whole ones they cannot balance.
   sizes = (20, 3, 3, 3)
   level = np.repeat([0, 1, 2], [1, 4, sum(sizes)])
   parent = np.concatenate(
       [[-1], np.zeros(4), np.repeat([1, 2, 3, 4], sizes)]
   ).astype(int)
-  samples = np.ones(len(level))
-  found = partition_lib.make_partition(level, parent, samples, 4)
-  by_level = [
-      partition_lib.make_partition(level, parent, samples, 4, split_level=s)
-      for s in (1, 2)
-  ]
-  assert found.num_replicated == 2
-  assert score(found) < min(score(p) for p in by_level)
+  found = partition_lib.make_partition(level, parent, np.ones(len(level)), 4)
+  whole = partition_lib.make_partition(
+      level, parent, np.ones(len(level)), 4, split_level=1
+  )
+  assert found.num_replicated == 1 and found.capacity == fullest(len(level), 4)
+  assert found.sample_imbalance < 1.1 < whole.sample_imbalance
 
 
 def test_more_shards_than_subtrees_leaves_some_without():

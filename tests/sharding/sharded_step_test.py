@@ -6,7 +6,6 @@ of CPU devices is fixed when JAX starts.
 
 import dataclasses
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -279,21 +278,6 @@ def test_several_donated_steps_repeat_to_the_bit():
     np.testing.assert_array_equal(a, b)
 
 
-def _collective_bytes(program):
-  """{kind: bytes of the results} of a compiled program's collectives."""
-  width = {'f32': 4, 's32': 4, 'u32': 4, 'pred': 1}
-  found = dict.fromkeys(('all-reduce', 'all-gather'), 0)
-  others = r'(all-to-all|collective-permute|reduce-scatter)(-start)?\('
-  assert not re.search(others, program)
-  for result, kind in re.findall(
-      r' = (.*?) (all-reduce|all-gather)(?:-start)?\(', program
-  ):
-    for dtype, shape in re.findall(r'(\w+)\[([\d,]*)\]', result):
-      count = np.prod([int(n) for n in shape.split(',') if n])
-      found[kind] += int(width[dtype] * count)
-  return found
-
-
 def test_bytes_are_those_of_the_formulas():
   step, _, partition = _compiled()
   options, nodes = quad_scene.STEP, quad_scene.state(quad_scene.octree())
@@ -314,10 +298,8 @@ def test_bytes_are_those_of_the_formulas():
           if name in ('appearance', 'poses')
       ),
   )
-  want = dict.fromkeys(('all-reduce', 'all-gather'), 0)
-  for exchange in traffic.step_exchanges(sizes):
-    want[exchange.kind] += exchange.buffer
-  for kind, found in _collective_bytes(step.as_text()).items():
+  want = traffic.buffer_bytes(sizes)
+  for kind, found in traffic.collective_bytes(step.as_text()).items():
     # Losses, flags and counts are scalars.
     assert want[kind] <= found <= want[kind] + 256, kind
 

@@ -16,6 +16,7 @@ from infnerf_jax.evaluation.bench import (
 )
 from infnerf_jax.evaluation.complexity import plots
 from infnerf_jax.evaluation.complexity import suite as complexity
+from infnerf_jax.evaluation.scaling import suite as scaling
 
 # Ratios by CPU time, one thread, that training and inference must reach
 # against the module as one writes it: stacked parameters, autograd. The other
@@ -212,6 +213,11 @@ def run_complexity(context: Context) -> list[harness.Row]:
   ]  # fmt: skip
 
 
+def run_scaling(context: Context) -> list[harness.Row]:
+  """Memory, samples and bytes of many devices; the last row: the series."""
+  return scaling.rows(scaling.measure(tiny=context.tiny))
+
+
 def run_pictures(context: Context) -> list[harness.Row]:
   """A run's pictures: the fast renderer, and popping by blending."""
   if context.scene is None:
@@ -222,11 +228,13 @@ def run_pictures(context: Context) -> list[harness.Row]:
 
 
 SERIES = 'complexity/series'
+PLOTS = {SERIES: plots.plot, scaling.SERIES: scaling.plot}
 SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'train': run_train,
     'render': run_render,
     'kernels': run_kernels,
     'complexity': run_complexity,
+    'scaling': run_scaling,
     'pictures': run_pictures,
 }
 
@@ -264,8 +272,12 @@ def write(result: dict, path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(result, indent=1) + '\n')
   for row in result['rows']:
-    if row['name'] == SERIES:
-      plots.plot(row['detail'], path.with_suffix('.png'))
+    if row['name'] in PLOTS:
+      # One picture of the file's name; a second beside it by its own.
+      name = path.with_suffix('.png')
+      if result['suite'] == 'all':
+        name = path.with_name(f'{path.stem}_{row["name"].split("/")[0]}.png')
+      PLOTS[row['name']](row['detail'], name)
 
 
 def table(result: dict) -> str:
