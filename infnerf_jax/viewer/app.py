@@ -1,5 +1,7 @@
 """The viewer: a scene, a render thread, a web server and its clients."""
 
+import contextlib
+import io
 import threading
 from typing import Any, Callable, NamedTuple
 
@@ -129,7 +131,8 @@ class Viewer:
   def close(self) -> None:
     """Ends server and threads."""
     self._closed.set()
-    self.server.stop()
+    with contextlib.redirect_stdout(io.StringIO()):  # viser's farewell
+      self.server.stop()
     self.loop.close()
     if self._watcher is not None:
       self._watcher.join(timeout=30.0)

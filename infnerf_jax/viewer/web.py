@@ -9,6 +9,7 @@ that no longer makes it is refused rather than left open.
 import contextlib
 import contextvars
 import http
+import io
 import json
 import pathlib
 import socket
@@ -204,7 +205,11 @@ def start_server(
   check_address(host, port, token)
   if port == 0:
     port = _free_port(host)
-  with _wrapped_serve(guard_lib.Guard(token, port), answer) as calls:
+  with (
+      _wrapped_serve(guard_lib.Guard(token, port), answer) as calls,
+      # Its greeting has the address without the token.
+      contextlib.redirect_stdout(io.StringIO()),
+  ):
     server = viser.ViserServer(host=host, port=port, label=label, verbose=False)
   if not calls:
     server.stop()

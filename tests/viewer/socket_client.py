@@ -101,8 +101,19 @@ class Client:
     """The next picture [H, W, 3], of at least a width."""
     while True:
       message = self.wait_for(
-          lambda m: m['type'] == 'BackgroundImageMessage', seconds
+          # The server begins with none.
+          lambda m: m['type'] == 'BackgroundImageMessage' and m['rgb_data'],
+          seconds,
       )
       image = Image.open(io.BytesIO(message['rgb_data']))
       if image.width >= width:
         return np.asarray(image.convert('RGB')).astype(int)
+
+  def last_picture(self, quiet: float = 1.0) -> np.ndarray:
+    """The last picture once none has come for a while, seconds."""
+    last = self.picture()
+    while True:
+      try:
+        last = self.picture(seconds=quiet)
+      except TimeoutError:
+        return last
