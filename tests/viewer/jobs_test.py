@@ -27,7 +27,8 @@ class _Block:
     step = lambda u, v: level.to_level(views.pixel_ray(camera, u, v)[0]) - first
     u = (np.arange(camera.width) + 0.5) / camera.width
     v = (np.arange(camera.height) + 0.5) / camera.height
-    place = first + u[None, :, None] * step(1, 0) + v[:, None, None] * step(0, 1)
+    place = first + u[None, :, None] * step(1, 0)
+    place = place + v[:, None, None] * step(0, 1)
     plan = place[..., :2]
     on_block = np.all((plan > _LOW) & (plan < _HIGH), axis=-1)
     return _GROUND + 2.5 * on_block
