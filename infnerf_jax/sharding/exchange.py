@@ -101,13 +101,19 @@ def combine(shard: Shard | None, values, *, on_all_data=False):
   return _combine(_BOTH if on_all_data else (mesh_lib.NODE,), values)
 
 
+def _sum(values, axes):
+  """A pytree summed over axes; nothing is exchanged with oneself."""
+  axes = tuple(axis for axis in axes if jax.lax.axis_size(axis) > 1)
+  return jax.lax.psum(values, axes) if axes else values
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _combine(axes, values):
-  return jax.lax.psum(values, axes)
+  return _sum(values, axes)
 
 
 def _combine_fwd(axes, values):
-  return jax.lax.psum(values, axes), None
+  return _sum(values, axes), None
 
 
 def _combine_bwd(axes, residual, cotangent):
@@ -149,14 +155,14 @@ def sum_over_data(shard: Shard | None, values):
   """Sums a pytree over the data shards; node shards have the same sums."""
   if shard is None:
     return values
-  return jax.lax.psum(values, mesh_lib.DATA)
+  return _sum(values, (mesh_lib.DATA,))
 
 
 def sum_over_all(shard: Shard | None, values):
   """Sums a pytree to which every device adds its own samples' part."""
   if shard is None:
     return values
-  return jax.lax.psum(values, _BOTH)
+  return _sum(values, _BOTH)
 
 
 def sum_rows(shard: Shard | None, rows):
@@ -174,7 +180,7 @@ def sum_rows(shard: Shard | None, rows):
     return rows
   rows = sum_over_data(shard, rows)
   num = shard.num_replicated
-  top = jax.lax.psum(jax.tree.map(lambda x: x[:num], rows), mesh_lib.NODE)
+  top = _sum(jax.tree.map(lambda x: x[:num], rows), (mesh_lib.NODE,))
   return jax.tree.map(lambda x, new: x.at[:num].set(new), rows, top)
 
 
@@ -189,6 +195,8 @@ def _from_turns(gradient, num_rays):
     [L, R * S, F].
   """
   num_node = jax.lax.axis_size(mesh_lib.NODE)
+  if num_node == 1:
+    return gradient
   num_scales, _, num_features = gradient.shape
   by_ray = gradient.reshape(num_scales, num_rays, -1, num_features)
   by_ray = jnp.pad(by_ray, ((0, 0), (0, -num_rays % num_node), (0, 0), (0, 0)))
@@ -230,6 +238,8 @@ def gather_features(
   gradient = jnp.where(
       replicated[:, None], _from_turns(gradient, num_rays), gradient
   )
+  if num_data(shard) == 1:
+    return position, local, gradient
   gather = functools.partial(
       jax.lax.all_gather, axis_name=mesh_lib.DATA, tiled=True
   )
@@ -240,14 +250,14 @@ def sum_features(shard: Shard | None, position, slot, gradient):
   """As `gather_features`, of samples that all data shards hold."""
   if shard is None:
     return position, slot, gradient
-  return position, rows_of_slots(shard, slot), jax.lax.psum(gradient, _BOTH)
+  return position, rows_of_slots(shard, slot), _sum(gradient, _BOTH)
 
 
 def all_true(shard: Shard | None, flags):
   """Whether every device's flag is True, for each of a pytree of [] bool."""
   if shard is None:
     return flags
-  count = lambda flag: jax.lax.psum((~flag).astype(jnp.int32), _BOTH)
+  count = lambda flag: _sum((~flag).astype(jnp.int32), _BOTH)
   return jax.tree.map(lambda flag: count(flag) == 0, flags)
 
 

@@ -149,6 +149,12 @@ def _members(axes, num_data, num_node, machine):
   return members, reach > machine.host_devices and members > 1
 
 
+def host_mesh(machine: Machine, num_devices: int) -> tuple[int, int]:
+  """(data, node): the nodes over the devices of a host, the rays over hosts."""
+  num_node = math.gcd(num_devices, machine.host_devices)
+  return num_devices // num_node, num_node
+
+
 def best_mesh(
     work: Workload, machine: Machine, num_devices: int
 ) -> tuple[int, int]:
@@ -178,7 +184,7 @@ def project(
     work: of one device.
     machine: assumed speeds.
     grows: the batch grows with the devices; else it stays.
-    mesh: (data, node); None: the fastest.
+    mesh: (data, node); None: see `host_mesh`.
 
   Returns:
     'devices', 'mesh', 'speedup' (of rays a second), 'share' (rows on a
@@ -187,7 +193,7 @@ def project(
   one = step_seconds(work, machine, 1, 1)['step'] / work.num_rays
   if grows:
     work = dataclasses.replace(work, num_rays=work.num_rays * num_devices)
-  mesh = mesh or best_mesh(work, machine, num_devices)
+  mesh = mesh or host_mesh(machine, num_devices)
   seconds = step_seconds(work, machine, *mesh)
   found = sizes(work, *mesh)
   return {

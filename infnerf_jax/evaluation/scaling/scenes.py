@@ -19,7 +19,7 @@ from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.training import expected_samples, gradients, priors
 
 _TABLE_SIZE = 256
-_SHARES = (0.7, 0.14, 0.1, 0.06)  # of the rays, by pyramid level
+SHARES = (0.7, 0.14, 0.1, 0.06)  # of the rays, by pyramid level
 
 
 class Surveyed(NamedTuple):
@@ -130,8 +130,8 @@ def survey(
       surroundings,
       spec,
       sampling,
-      pixel_sizes=pixel_size * 2.0 ** np.arange(len(_SHARES)),
-      ray_shares=_SHARES,
+      pixel_sizes=pixel_size * 2.0 ** np.arange(len(SHARES)),
+      ray_shares=SHARES,
   )
   return Surveyed(
       name,
