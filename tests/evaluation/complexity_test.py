@@ -119,4 +119,4 @@ def test_headers_are_those_of_the_tree():
   scene = extents.make_scene(octree)
   assert scene.num_nodes == octree.num_nodes
   np.testing.assert_allclose(scene.octree.root_min, octree.root_min)
-  assert scene.spec.field.grid.finest_resolution == 256
+  assert scene.spec.field.grid.finest_resolution == 1024

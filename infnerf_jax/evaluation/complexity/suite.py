@@ -25,7 +25,7 @@ _NEAR_TARGETS.update({n: 0.17 for n in _NEAR_TARGETS if 'blended' in n})
 
 
 def _extent_rows(results, grid_size: int) -> list[harness.Row]:
-  # Of smaller nodes more make up the same bytes: reported, not promised.
+  # Of smaller nodes a view needs more: reported, not promised.
   target = _SLOPE_TARGET if grid_size == extents.GRID_SIZES[0] else None
   rows = []
   for name in results[0]['views']:
@@ -38,8 +38,8 @@ def _extent_rows(results, grid_size: int) -> list[harness.Row]:
             max(slopes), 'nodes', ratio=max(slopes), target=target,
             rule='<=', reference=last['flat_cells'],
             note=(
-                f'view: {first["nodes"]} to {last["nodes"]} nodes, a flat'
-                f' partition {first["flat_cells"]} to {last["flat_cells"]}'
+                f'view: {first["nodes"]:g} to {last["nodes"]:g} nodes, a flat'
+                f' partition {first["flat_cells"]:g} to {last["flat_cells"]:g}'
             ),
             detail={'slopes': slopes},
         )
@@ -204,11 +204,10 @@ def measure(*, tiny: bool = False, scene=None) -> dict[str, Any]:
       captures.CAPTURES[: 1 if tiny else None],
       target_depths=(2,) if tiny else captures.TARGET_DEPTHS,
   )
+  city = extents.measure(range(2 if tiny else 5), render=not tiny)
   return {
-      'city': extents.measure(range(2 if tiny else 5), render=not tiny),
-      'city_small_nodes': extents.measure(
-          range(2 if tiny else 5), grid_size=extents.GRID_SIZES[1], render=False
-      ),
+      'city': city[extents.GRID_SIZES[0]],
+      'city_smaller_nodes': {n: city[n] for n in extents.GRID_SIZES[1:]},
       'node_counts': node_counts.measure(
           (1e3, 1e4) if tiny else node_counts.SIZES, render=not tiny
       ),
@@ -222,9 +221,12 @@ def measure(*, tiny: bool = False, scene=None) -> dict[str, Any]:
 
 def rows(series: dict[str, Any]) -> list[harness.Row]:
   """Rows of a measurement."""
+  smaller = []
+  for grid_size, results in series['city_smaller_nodes'].items():
+    smaller += _extent_rows(results, grid_size)
   return (
       _extent_rows(series['city'], extents.GRID_SIZES[0])
-      + _extent_rows(series['city_small_nodes'], extents.GRID_SIZES[1])
+      + smaller
       + _count_rows(series['node_counts'])
       + _zoom_rows(series['zoom'])
       + _latency_rows(series['latency'])
