@@ -26,6 +26,9 @@ _MAX_NADIR = np.deg2rad(25.0)
 _MAX_DISAGREEMENT = np.deg2rad(5.0)
 # Length of the mean of unit views whose directions are alike.
 _PARALLEL = 0.97
+# Horizontal residuals of the one placement, for each metre of the other's, up to
+# which both fit.
+_STILL_FITS = 1.5
 
 
 class MapPositions(NamedTuple):
@@ -145,12 +148,15 @@ def align(cam_to_world, places: MapPositions) -> Georeference | None:
   fit, tilt_from = None, 'gps'
   if places.has_height:
     fit = similarity.fit_robust(centres, target)
-  if fit is None or not _heights_hold(fit, cam_to_world, centres, target):
-    tilt_from = 'views'
-    upright = similarity.rotation_between(
-        -mean_view(cam_to_world), [0.0, 0.0, 1.0]
-    )
-    fit = similarity.fit_upright(centres, target, upright)
+  upright = similarity.fit_upright(
+      centres,
+      target,
+      similarity.rotation_between(-mean_view(cam_to_world), [0.0, 0.0, 1.0]),
+  )
+  if fit is None or not _heights_hold(
+      fit, upright, cam_to_world, centres, target
+  ):
+    tilt_from, fit = 'views', upright
   residuals = np.full((len(known), 3), np.nan)
   residuals[known] = similarity.apply(fit, centres) - target
   inliers = np.zeros(len(known), bool)
@@ -193,17 +199,24 @@ def mean_view(cam_to_world) -> np.ndarray:
   return view / length if length > 1e-6 else np.array([0.0, 0.0, -1.0])
 
 
-def _heights_hold(fit, cam_to_world, centres, target) -> bool:
-  """Whether GPS heights say where up is, rather than the views."""
+def _heights_hold(fit, upright, cam_to_world, centres, target) -> bool:
+  """Whether GPS heights (fit) say where up is, not the views (upright)."""
   views = np.asarray(cam_to_world)[:, :, 2]
   down = fit.rotation @ mean_view(cam_to_world)
   angle = np.arccos(np.clip(-down[2], -1.0, 1.0))
+  uncertain = _tilt_uncertainty(fit, centres, target) > _MAX_TILT
+  parallel = np.linalg.norm(views.mean(axis=0)) > _PARALLEL
   if angle > _MAX_NADIR:
-    return True  # Oblique photos say nothing of up.
-  if _tilt_uncertainty(fit, centres, target) > _MAX_TILT:
+    # Oblique photos say nothing of up; or heights so wrong that photos from
+    # above seem oblique. Laid flat, these still fit the map, others do not.
+    flat, steep = (
+        similarity.mad((similarity.apply(f, centres) - target)[:, :2])
+        for f in (upright, fit)
+    )
+    return not (uncertain and parallel and flat < _STILL_FITS * steep)
+  if uncertain:
     return False
   # A steady drift looks like a slope; views that are all alike tell.
-  parallel = np.linalg.norm(views.mean(axis=0)) > _PARALLEL
   return not (parallel and angle > _MAX_DISAGREEMENT)
 
 

@@ -124,6 +124,34 @@ def test_drifting_heights_do_not_tilt_the_ground():
   assert np.abs(error[:, :2]).max() < 2.0
 
 
+def test_heights_that_drift_as_far_as_the_flight_goes():
+  # Laid on such heights the ground is steep and photos from above are oblique.
+  poses = _flight(tilt=0.02)
+  model = _to_model(poses)
+  rng = np.random.default_rng(3)
+  gps = poses[:, :, 3] + rng.normal(size=(48, 3)) * [6, 6, 10]
+  gps[:, 2] += poses[:, 0, 3]
+  found = georeference.align(model, _places(gps))
+  assert found.tilt_from == 'views'
+  up = found.transform.rotation @ _rotation(5) @ [0, 0, 1.0]
+  assert np.rad2deg(np.arccos(up[2])) < 1.0
+
+
+@pytest.mark.parametrize('noise', [0.1, 3.0])
+def test_oblique_photos_do_not_say_where_up_is(noise):
+  poses = _flight(tilt=0.02)
+  c = np.sqrt(0.5)
+  forward = np.array([[1, 0, 0], [0, c, -c], [0, c, c]])  # 45 degrees up
+  poses[:, :, :3] = forward @ poses[:, :, :3]
+  model = _to_model(poses)
+  rng = np.random.default_rng(4)
+  gps = poses[:, :, 3] + rng.normal(size=(48, 3)) * noise
+  found = georeference.align(model, _places(gps))
+  assert found.tilt_from == 'gps'
+  up = found.transform.rotation @ _rotation(5) @ [0, 0, 1.0]
+  assert np.rad2deg(np.arccos(up[2])) < 3.0
+
+
 def test_single_line_takes_up_from_the_views():
   poses = _flight(rows=1, columns=12, tilt=0.0)
   model = _to_model(poses)
