@@ -22,7 +22,9 @@ def base() -> ml_collections.ConfigDict:
   config.checkpoints_kept = 2
   config.eval_every = 0  # steps between validation scores; 0: never
   config.preview_every = 4000  # steps between preview pictures; 0: never
-  config.max_memory_gb = 0.0  # cap of what rendering holds; 0: no cap
+  # Cap of the nodes' rows in training (those that it does not hold stay on
+  # disk) and of what rendering holds; 0: no cap.
+  config.max_memory_gb = 0.0
   config.implementation = ''  # kernels: '' best, 'native', 'xla', 'reference'
 
   # May differ on resume. Both 0: one device; or of several processes all, the
@@ -62,7 +64,8 @@ def base() -> ml_collections.ConfigDict:
   config.min_points = 0
   config.min_cameras = 3
   config.max_nodes = 4096
-  config.num_slots = 0  # capacity of the node pool; 0: the nodes of the tree
+  # Nodes that are resident at a time; 0: as many as max_memory_gb holds.
+  config.num_slots = 0
 
   # When level i + 1 joins, the last: all deeper ones; below 1: of num_steps.
   # The paper's description: (1000, 5000, 10000); () trains all from the start.

@@ -4,7 +4,8 @@ python -m experiments.bench --suite=train --out=FILE.json
 
 Suites: train (about 5 minutes on two cores), render (2), kernels (2),
 complexity (3; draws FILE.png beside), scaling (3, of which counts only: any
-load will do; draws FILE.png), pictures (2; of --workdir), all.
+load will do; draws FILE.png), pictures (2; of --workdir), out_of_core (15;
+trains configs/out_of_core.py twice), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no GPU) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a
@@ -16,6 +17,7 @@ import dataclasses
 
 from absl import flags
 
+from configs import out_of_core
 from infnerf_jax import command, errors
 from infnerf_jax.evaluation.bench import suites
 
@@ -37,6 +39,8 @@ def main(argv) -> None:
   if not _OUT.value:
     raise errors.InputError('--out: got nothing, expected a JSON file')
   context = suites.tiny_context() if _TINY.value else suites.default_context()
+  paged = out_of_core.get_config('quicktest' if _TINY.value else None)
+  context = dataclasses.replace(context, paged=paged)
   if _WORKDIR.value:
     import infnerf_jax
 

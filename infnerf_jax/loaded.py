@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from infnerf_jax import errors, json_files
+from infnerf_jax import errors, json_files, stored_run
 from infnerf_jax.evaluation import evaluate as evaluate_lib
 from infnerf_jax.evaluation import fitting, photo_scores
 from infnerf_jax.geometry import cameras as cameras_lib
@@ -18,12 +18,11 @@ from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import progressive, render_image, render_rays
-from infnerf_jax.scene import camera_io, readers
+from infnerf_jax.scene import camera_io
 from infnerf_jax.scene import pyramid as pyramid_lib
-from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.streaming import store_scene
-from infnerf_jax.training import growth, settings, setup
+from infnerf_jax.training import growth, out_of_core, settings, setup
 from infnerf_jax.training import workdir as workdir_lib
 
 
@@ -147,24 +146,9 @@ class LoadedScene:
     Raises:
       InputError: the scene's photos are no longer those of the run.
     """
-    scene = readers.load_scene(setup.scene_folder(self.config, self.workdir))
-    pyramid, usable, _ = pyramid_lib.build(
-        scene,
-        self.workdir / 'cache',
-        downscale=self.downscale,
-        num_levels=self.config.num_pyramid_levels,
-        cache_gb=self.config.data.cache_gb,
-        max_damaged_fraction=self.config.data.max_damaged_fraction,
+    return stored_run.open_pyramid(
+        self.config, self.workdir, self.downscale, self.photo_names
     )
-    names = scene_lib.select_photos(scene, usable).photos.names
-    if tuple(names) != self.photo_names:
-      odd = sorted(set(names) ^ set(self.photo_names))
-      raise errors.InputError(
-          f'{self.config.data.path or self.workdir}: photos: got'
-          f' {len(names)} usable ones, expected the {len(self.photo_names)}'
-          f' of the run ({", ".join(odd[:5])} differ)'
-      )
-    return pyramid
 
   def evaluate(
       self,
@@ -267,11 +251,14 @@ def _with_tuples(value):
   return value
 
 
-def open_store(location) -> store_scene.StoreScene:
+def open_store(
+    location, kind: type[store_scene.StoreScene] = store_scene.StoreScene
+) -> store_scene.StoreScene:
   """Opens an exported node store; what renders is read as it is needed.
 
   Args:
     location: folder, or an http, s3 or gs address.
+    kind: of scene.
 
   Returns:
     StoreScene.
@@ -290,7 +277,7 @@ def open_store(location) -> store_scene.StoreScene:
         f'{location}: config: {str(error).splitlines()[0]}, expected the config'
         ' of a run'
     ) from None
-  return store_scene.StoreScene(
+  return kind(
       store,
       options=options,
       background=background,
@@ -323,6 +310,11 @@ def load(
         ' trained run'
     )
   config = workdir_lib.load_config(workdir)
+  if step is None and (stored := out_of_core.store_of(workdir)):
+    scene = open_store(stored, stored_run.StoredRun)
+    scene.folder = workdir
+    scene.max_memory_gb = out_of_core.rendering_cap_gb(config.max_memory_gb)
+    return scene
   octree, sample_aabb = octree_io.load_octree(workdir / 'octree.npz')
   names, cameras = camera_io.load_cameras(workdir / 'cameras.npz')
   split = _load_split(workdir / 'split.json', names)

@@ -17,7 +17,7 @@ from infnerf_jax.evaluation import fitting, metrics, photo_scores
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
 from infnerf_jax.scene import pyramid as pyramid_lib
-from infnerf_jax.storage import leaves
+from infnerf_jax.storage import leaves, store_digest
 
 
 class PhotoTable(NamedTuple):
@@ -66,6 +66,15 @@ def params_sha256(model: scene_model.SceneModel) -> str:
   )
 
 
+def _digest(subject: photo_scores.Subject) -> str:
+  """`params_sha256` of a subject, from its store where it has one."""
+  if subject.store is None:
+    return params_sha256(subject.model)
+  return store_digest.params_sha256(
+      subject.store.store, {'appearance': subject.model.appearance}
+  )
+
+
 def _by_pyramid_level(photos):
   """Means over photos, from level 0 up."""
   found = {}
@@ -109,7 +118,8 @@ def _score_photos(subject, photos, rows, protocol, show_progress):
   appearance, fit = protocol.appearance, None
   if appearance is None:
     appearance = fitting.mean_appearance(learned, protocol.train_rows)
-  if protocol.fit:
+  # A fit needs all nodes of a photo's pyramid at once.
+  if protocol.fit and not (subject.store is not None and len(appearance)):
     spread = fitting.appearance_spread(learned, protocol.train_rows)
     fit = photo_scores.Fit(spread, protocol.fit_options, protocol.seed)
   total = np.prod(photos.pyramid.sizes[rows].astype(np.int64), axis=-1).sum()
@@ -169,6 +179,6 @@ def evaluate(
       'by_photo': scores,
       'num_photos': len(scores),
       'num_nodes': subject.octree.num_nodes,
-      'params_sha256': params_sha256(subject.model),
+      'params_sha256': _digest(subject),
       'num_steps': int(num_steps),
   }

@@ -14,6 +14,7 @@ from infnerf_jax.models import scene_model
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_image, render_rays
 from infnerf_jax.scene import pyramid as pyramid_lib
+from infnerf_jax.streaming import store_scene
 
 SCORES = ('psnr', 'ssim', 'psnr_fitted', 'ssim_fitted')
 
@@ -28,6 +29,8 @@ class Subject(NamedTuple):
     options: sampling.
     background: rgb behind everything.
     max_memory_gb: see `render_image`.
+    store: scene that renders from its store as it goes; of `model` only the
+      appearance is then looked at, and no embedding is fitted.
   """
 
   model: scene_model.SceneModel
@@ -36,6 +39,7 @@ class Subject(NamedTuple):
   options: render_rays.RenderOptions = render_rays.RenderOptions()
   background: tuple[float, float, float] = (0.0, 0.0, 0.0)
   max_memory_gb: float | None = None
+  store: store_scene.StoreScene | None = None
 
 
 class Fit(NamedTuple):
@@ -91,21 +95,29 @@ def _pictures(pyramid, row) -> list[_Picture]:
 
 def _render(subject, camera, appearance, picture, pixel_size, crop=None):
   """Renders what a picture shows; sizes must agree."""
-  image = render_image.render_image(
-      subject.model,
-      subject.spec,
-      camera,
-      subject.octree,
-      appearance,
-      subject.options,
+  options = dict(
       background=subject.background,
-      max_memory_gb=subject.max_memory_gb,
       pyramid_level=picture.level,
       pixel_size=pixel_size,
       crop=crop,
       # One set of outputs: one program for all pictures.
       outputs=('rgb', 'statistics'),
   )
+  if subject.store is not None:
+    image = subject.store.render(
+        camera, appearance=appearance, options=subject.options, **options
+    )
+  else:
+    image = render_image.render_image(
+        subject.model,
+        subject.spec,
+        camera,
+        subject.octree,
+        appearance,
+        subject.options,
+        max_memory_gb=subject.max_memory_gb,
+        **options,
+    )
   if image.rgb.shape != picture.rgb.shape:
     raise ValueError(
         f'got a render of {image.rgb.shape}, a photo of {picture.rgb.shape}'
@@ -173,7 +185,9 @@ def score_photo(
     Scores, baselines, counts; `statistics` is render_image's of level 0.
   """
   scale, pictures = pyramid.downscale, _pictures(pyramid, row)
-  if fit is not None:
+  if fit is not None and not len(appearance):
+    embedding = appearance
+  elif fit is not None:
     embedding = _fitted_embedding(
         subject, camera, pictures, appearance, scale, fit, row
     )

@@ -45,28 +45,35 @@ def depth_picture(depth, opacity) -> np.ndarray:
   return np.repeat(grey[..., None], 3, axis=-1)
 
 
-def write_preview(model, run, path, *, background) -> None:
+def write_preview(model, run, path, *, background, store=None) -> None:
   """Writes photo, render and depth of one photo side by side.
 
   Args:
-    model: SceneModel.
+    model: SceneModel; unused where there is a store.
     run: set-up of the run.
     path: PNG file.
     background: rgb.
+    store: StoreScene to render from.
   """
   row = preview_row(run)
   level = preview_level(run.pyramid, row)
   truth, _ = pyramid_lib.photo(run.pyramid, row, level)
-  image = render_image.render_image(
-      model,
-      run.plan.spec,
-      cameras_lib.take(run.plan.scene.cameras, row),
-      run.plan.built.octree,
-      np.asarray(model.appearance)[run.split.train].mean(axis=0),
-      run.render_options,
-      background=background,
-      pixel_size=run.plan.downscale * 2.0**level,
+  camera = cameras_lib.take(run.plan.scene.cameras, row)
+  options = dict(
+      background=background, pixel_size=run.plan.downscale * 2.0**level
   )
+  if store is not None:
+    image = store.render(camera, options=run.render_options, **options)
+  else:
+    image = render_image.render_image(
+        model,
+        run.plan.spec,
+        camera,
+        run.plan.built.octree,
+        np.asarray(model.appearance)[run.split.train].mean(axis=0),
+        run.render_options,
+        **options,
+    )
   rgb = np.round(255 * np.clip(np.asarray(image.rgb), 0, 1)).astype(np.uint8)
   depth = depth_picture(image.depth, image.opacity)
   height, width = truth.shape[:2]

@@ -20,11 +20,15 @@ class TreeArrays(NamedTuple):
     children: [N, 8] int32, -1 absent.
     slot_of_node: [N] int32, -1 not resident.
     shard: what of the slots this device holds, None: all of them.
+    active: [N] bool, nodes that take part whether resident or not: a sample of
+      one that is not resident is evaluated by its nearest resident ancestor
+      and trains nothing. None: all that take part are resident.
   """
 
   children: jax.Array
   slot_of_node: jax.Array
   shard: exchange.Shard | None = None
+  active: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)

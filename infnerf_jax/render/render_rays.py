@@ -16,7 +16,7 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import directions as directions_lib
 from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.octree import levels as levels_lib
-from infnerf_jax.render import blending, sampling
+from infnerf_jax.render import blending, sampling, stand_ins
 from infnerf_jax.sharding import exchange
 from kernels.composite import api as composite_op
 from kernels.locate import api as locate_op
@@ -67,6 +67,8 @@ class Samples(NamedTuple):
     node_id: [R, S] int32.
     level: [R, S] int32 of the evaluated node.
     coarse: of samples that two levels share, see `blending`; None without.
+    own_id: [R, S] int32 the sample's own node, resident or not; None where
+      all are.
   """
 
   tdist: jax.Array
@@ -77,6 +79,7 @@ class Samples(NamedTuple):
   node_id: jax.Array
   level: jax.Array
   coarse: blending.Coarse | None = None
+  own_id: jax.Array | None = None
 
 
 class RayColors(NamedTuple):
@@ -178,7 +181,15 @@ def locate_round(key, model, spec, rays, sdist, limits, options, bias):
   # A ray that misses the box has no length; its samples cost nothing.
   empty = limits[1] <= limits[0]
   slot = jnp.where(empty, -1, slot)
-  return Samples(tdist, sdist, t, position, slot, node_id, level)
+  samples = Samples(tdist, sdist, t, position, slot, node_id, level)
+  if model.tree.active is None:
+    return samples
+  # The key draws the same footprints again.
+  own = model._replace(tree=stand_ins.whole_tree(model.tree))
+  own_id = locate_samples(
+      key, own, spec, rays, t, policy=options.level_policy, bias=bias
+  )[0]
+  return samples._replace(own_id=own_id)
 
 
 def with_coarse(samples, model, spec, rays, policy) -> Samples:
@@ -344,7 +355,7 @@ def shade_samples(
     density = jnp.where(slot < 0, 0.0, density)
     return density, rgb.reshape(num_rays, num_samples, 3)
 
-  density, rgb = evaluate(samples.slot, samples.position, probe)
+  density, rgb = stand_ins.evaluate(evaluate, samples, probe)
   if samples.coarse is not None:
     coarse = samples.coarse
     density, rgb = blending.blend(

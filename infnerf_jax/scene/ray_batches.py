@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 
 from infnerf_jax import errors
+from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 
@@ -152,6 +153,7 @@ def sample_batch(
     options: BatchOptions,
     step: int,
     observations: observations_lib.Observations | None = None,
+    focus: focus_lib.Focus | None = None,
 ) -> RayBatch:
   """The batch of a step.
 
@@ -161,29 +163,37 @@ def sample_batch(
     options: BatchOptions.
     step: number of the step, from 0.
     observations: where the photos see sparse points.
+    focus: what to look at more than at other things.
 
   Returns:
     RayBatch of `options.num_rays` rays.
   """
   window = step // options.window_steps
-  rows, ends = _probabilities(pyramid, photo_rows, options, window)
+  entries = focus_lib.Entries(
+      *_probabilities(pyramid, photo_rows, options, window)
+  )
+  rows = entries.rows
+  if focus is not None:
+    entries = focus.entries(pyramid, entries, window)
   if len(rows) and (pyramid.offsets[rows] < 0).any():
     pyramid.on_demand.prefetch(
         window_rows(pyramid, photo_rows, options, window + 1)
     )
   generator = _generator(options.seed, step)
   draw = generator.random(options.num_rays)
-  photo_idx, level, x, y = _draw_pixels(pyramid, rows, ends, draw)
+  photo_idx, level, x, y = _draw_pixels(pyramid, entries, draw)
   if options.detail_candidates > 1:
     photo_idx, x, y = _detailed_pixels(
-        pyramid, rows, ends, level, options.detail_candidates, generator
+        pyramid, entries, level, options.detail_candidates, generator
     )
   distance = np.zeros(options.num_rays, np.float32)
   num_points = round(options.point_ray_share * options.num_rays)
   if observations is not None and num_points:
     here = slice(0, num_points)
     # Levels stay as they were drawn: every node level learns where it ends.
-    points = _draw_points(pyramid, rows, observations, draw[here], level[here])
+    points = _draw_points(
+        pyramid, rows, observations, draw[here], level[here], focus
+    )
     if points is not None:
       photo_idx[here], x[here], y[here], distance[here] = points
   rgb, valid = pyramid_lib.gather(pyramid, photo_idx, level, x, y)
@@ -200,24 +210,27 @@ def sample_batch(
   )
 
 
-def _draw_pixels(pyramid, rows, ends, draw):
+def _draw_pixels(pyramid, entries, draw):
   """(photo, level, x, y), each [R], that draws in [0, 1) fall on."""
+  ends, grid = entries.ends, entries.grid
   entry = np.searchsorted(ends, draw, side='right')
-  start = np.concatenate([[0.0], ends])[entry]
+  start = np.where(entry > 0, ends[entry - 1], 0.0)
   inside = (draw - start) / (ends[entry] - start)
-  level, nth = np.divmod(entry, len(rows))
-  photo_idx = rows[nth]
-  width, height = np.moveaxis(pyramid.sizes[photo_idx, level], -1, 0)
-  width, height = width.astype(np.int64), height.astype(np.int64)
+  level, part = np.divmod(entry, entries.num_parts)
+  nth, cell = np.divmod(part, grid * grid)
+  photo_idx = entries.rows[nth]
+  sizes = pyramid.sizes[photo_idx, level].astype(np.int64)
+  down, across = np.divmod(cell, grid)
+  left, right = focus_lib.cell_edges(sizes[:, 0], grid, across)
+  top, bottom = focus_lib.cell_edges(sizes[:, 1], grid, down)
+  width, area = right - left, (right - left) * (bottom - top)
   # Rounding may carry the last draw of an interval past its end.
-  pixel = np.minimum(
-      (inside * (width * height)).astype(np.int64), width * height - 1
-  )
+  pixel = np.minimum((inside * area).astype(np.int64), area - 1)
   y, x = np.divmod(pixel, width)
-  return photo_idx, level, x, y
+  return photo_idx, level, left + x, top + y
 
 
-def _detailed_pixels(pyramid, rows, ends, level, num_candidates, generator):
+def _detailed_pixels(pyramid, entries, level, num_candidates, generator):
   """(photo, x, y) of rays of given levels, more of them where detail is.
 
   Resampled importance sampling: of a few pixels drawn uniformly one is kept
@@ -225,12 +238,13 @@ def _detailed_pixels(pyramid, rows, ends, level, num_candidates, generator):
   the rays go where an octave's detail is still to be learned.
   """
   wide = np.repeat(level, num_candidates)
-  bounds = np.concatenate([[0.0], ends])[:: len(rows)]  # of the levels
+  each = entries.num_parts
+  bounds = np.concatenate([[0.0], entries.ends[each - 1 :: each]])  # of levels
   lower, upper = bounds[wide], bounds[wide + 1]
   draw = lower + generator.random(len(wide)) * (upper - lower)
   # Rounding may carry a draw past its level.
   draw = np.clip(draw, lower, np.nextafter(upper, 0))
-  photo_idx, _, x, y = _draw_pixels(pyramid, rows, ends, draw)
+  photo_idx, _, x, y = _draw_pixels(pyramid, entries, draw)
   detail = _detail(pyramid, photo_idx, wide, x, y) + _DETAIL_FLOOR
   share = detail.reshape(len(level), num_candidates).cumsum(axis=1)
   pick = generator.random((len(level), 1)) * share[:, -1:]
@@ -251,7 +265,7 @@ def _detail(pyramid, photo_idx, level, x, y):
   return np.abs(difference).mean(axis=-1) / 255 * valid
 
 
-def _draw_points(pyramid, rows, observations, draw, level):
+def _draw_points(pyramid, rows, observations, draw, level, focus=None):
   """(photo, x, y, distance) of the sightings that draws fall on, or None.
 
   The ray goes through the centre of the pixel that holds the point: half a
@@ -263,10 +277,14 @@ def _draw_points(pyramid, rows, observations, draw, level):
     return None
   # Draws decided the levels: their lower digits are independent of these.
   draw = draw * 4096 % 1
-  nth = np.minimum((draw * ends[-1]).astype(np.int64), ends[-1] - 1)
-  entry = np.searchsorted(ends, nth, side='right')
-  photo_idx = rows[entry]
-  row = observations.offsets[photo_idx] + nth - (ends[entry] - counts[entry])
+  if focus is not None:
+    row = focus.sightings(observations, rows, level, draw)
+    photo_idx = np.searchsorted(observations.offsets, row, side='right') - 1
+  else:
+    nth = np.minimum((draw * ends[-1]).astype(np.int64), ends[-1] - 1)
+    entry = np.searchsorted(ends, nth, side='right')
+    photo_idx = rows[entry]
+    row = observations.offsets[photo_idx] + nth - (ends[entry] - counts[entry])
   size = pyramid.sizes[photo_idx, level].astype(np.int64)
   side = pyramid.downscale * np.exp2(level)
   pixel = (observations.pix[row] / side[:, None]).astype(np.int64)

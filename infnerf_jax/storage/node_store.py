@@ -2,6 +2,7 @@
 
   store.json                    header; replaced at once by a commit
   views.N                       cameras and appearance of the photos
+  state.N                       of a training: all that is no node's row
   tree/KEY.N                    pages of the tree (`tree_pages.py`)
   nodes/GROUP/PREFIX/KEY.N      chunks, one a node and group (`row_codec.py`)
 
@@ -49,6 +50,7 @@ class Header:
   Attributes:
     generation: counts commits; versions of values are generations.
     views_version: version of `views`, 0 is none.
+    state_version: version of `state`, 0 is none (see `row_store`).
     num_nodes: of the tree.
     nodes_by_level: from the root.
     center: [3] metres, the root's.
@@ -81,6 +83,7 @@ class Header:
   downscale: float = 1.0
   georeference: Any = None
   provenance: Any = None
+  state_version: int = 0
 
   @property
   def max_level(self) -> int:
@@ -145,6 +148,11 @@ def chunk_name(group: str, key: int, version: int) -> str:
 def views_name(version: int) -> str:
   """Key of a version's table of views."""
   return f'views.{version}'
+
+
+def state_name(version: int) -> str:
+  """Key of a version of what a training holds beside rows."""
+  return f'state.{version}'
 
 
 def _body_checksum(body) -> int:

@@ -27,7 +27,7 @@ def create_store(
     location,
     header: node_store.Header,
     octree: tree_lib.Octree,
-    rows_of: Callable[[int], Rows],
+    rows_of: Callable[[int], Rows] | None,
     *,
     views: dict[str, np.ndarray] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -40,7 +40,8 @@ def create_store(
     location: folder or bucket.
     header: `generation` and what follows from the tree are filled in.
     octree: tree.
-    rows_of: {group: row} of a node_id.
+    rows_of: {group: row} of a node_id; None: no node has a chunk yet, all have
+      version 0.
     views: arrays of the photos.
     progress: called with the number of nodes written.
 
@@ -53,6 +54,7 @@ def create_store(
   values = key_values.TensorStoreKeyValues(location)
   generation = _last_generation(values) + 1
   keys, masks = tree_pages.octree_masks(octree)
+  version = 0 if rows_of is None else generation
   num_bytes = 0
 
   def chunks():
@@ -66,8 +68,9 @@ def create_store(
       if progress is not None:
         progress(node_id + 1)
 
-  values.write_many(chunks())
-  versions = np.full(len(keys), generation, np.uint32)
+  if rows_of is not None:
+    values.write_many(chunks())
+  versions = np.full(len(keys), version, np.uint32)
   _write_pages(
       values,
       tree_pages.make_pages(keys, masks, versions, generation),
@@ -101,7 +104,12 @@ def _last_generation(values) -> int:
     data = values.read(node_store.HEADER)
   except key_values.MissingError:
     foreign = next(iter(values.keys()), None)
-    ours = ('nodes/', 'tree/', 'views.')  # what a killed export leaves
+    ours = (
+        'nodes/',
+        'tree/',
+        'views.',
+        'state.',
+    )  # what a killed export leaves
     if foreign is not None and not foreign.startswith(ours):
       raise errors.InputError(
           f'{values.location}: found {foreign}, expected a node store or'
@@ -132,7 +140,11 @@ def sweep(values: key_values.TensorStoreKeyValues) -> int:
   """
   store = node_store.NodeStore(values)
   header = store.header
-  named = {node_store.HEADER, node_store.views_name(header.views_version)}
+  named = {
+      node_store.HEADER,
+      node_store.views_name(header.views_version),
+      node_store.state_name(header.state_version),
+  }
   root = tree_pages.ROOT_KEY
   named.add(tree_pages.page_name(root, header.generation))
   for page in store.walk():
@@ -153,12 +165,18 @@ class StoreWriter:
   """Adds new versions of rows of an existing store; see the module.
 
   This is how training beyond memory pages nodes out: `write_row` as they leave,
-  `read_row` as they come back, `commit` at a checkpoint.
+  `read_row` as they come back, `commit` at a checkpoint (`row_store.py`).
   """
 
-  def __init__(self, values: key_values.TensorStoreKeyValues):
+  def __init__(
+      self,
+      values: key_values.TensorStoreKeyValues,
+      *,
+      zstd_level: int = 3,
+  ):
     """Opens a store; InputError where there is none."""
     self._values = values
+    self._zstd_level = zstd_level
     self.store = node_store.NodeStore(values)
     self._written: set[int] = set()
 
@@ -167,40 +185,75 @@ class StoreWriter:
     """Version of what is written before the next commit."""
     return self.store.header.generation + 1
 
-  def write_row(self, key: int, rows: Rows) -> None:
+  def write_row(self, key: int, rows: Rows) -> int:
     """Writes all groups of a node.
 
     Args:
       key: node_key of a node that exists.
       rows: {group: row}, every group of the store.
+
+    Returns:
+      Bytes written.
     """
-    header = self.store.header
-    for group in header.groups:
+    num_bytes = 0
+    for group in self.store.header.groups:
       name = node_store.chunk_name(group.name, key, self.generation)
-      data = row_codec.encode_row(group, key, rows[group.name])
+      data = row_codec.encode_row(
+          group, key, rows[group.name], zstd_level=self._zstd_level
+      )
       self._values.write(name, data)
+      num_bytes += len(data)
     self._written.add(int(key))
+    return num_bytes
+
+  def is_written(self, key: int) -> bool:
+    """Whether a node has a chunk, committed or not.
+
+    Raises:
+      DamagedError: the page that would say so cannot be read.
+    """
+    if int(key) in self._written:
+      return True
+    root = int(tree_pages.page_root(np.int64(key)))
+    if self.store.tree.pages([root])[0] is None:
+      reason = self.store.tree.damage.get(root, 'unreachable')
+      raise row_codec.DamagedError(f'tree page {root:x}: {reason}')
+    return bool(self.store.tree.versions([key])[0])
 
   def read_row(
       self, key: int, group: str = node_store.PARAMETERS
   ) -> dict[str, np.ndarray]:
     """The newest row of a node, committed or not."""
-    if int(key) not in self._written:
-      return self.store.read_row(key, group)
-    name = node_store.chunk_name(group, key, self.generation)
-    data = self._values.read(name)
+    data = self.read_chunk(key, group)
     return row_codec.decode_row(self.store.header.group(group), int(key), data)
 
-  def commit(self, **changes: Any) -> int:
+  def read_chunk(self, key: int, group: str = node_store.PARAMETERS) -> bytes:
+    """The newest chunk of a node, committed or not."""
+    if int(key) not in self._written:
+      return self.store.read_chunk(key, group)
+    return self._values.read(node_store.chunk_name(group, key, self.generation))
+
+  def commit(self, *, views=None, state=None, **changes: Any) -> int:
     """Makes everything written since the last commit the store's state.
 
+    Nothing may be reading rows meanwhile. Chunks that are superseded are
+    deleted afterwards.
+
     Args:
+      views: arrays of the photos, None leaves them.
+      state: arrays of a training that are no node's row, None leaves them.
       **changes: fields of the header.
 
     Returns:
       The new generation.
     """
     generation = self.generation
+    superseded = self._superseded(views, state)
+    for name, arrays in (('views', views), ('state', state)):
+      if arrays is not None:
+        data = node_store.pack_arrays(arrays)
+        self._values.write(f'{name}.{generation}', data)
+        changes[f'{name}_version'] = generation
     pages = _changed_pages(self.store.tree, sorted(self._written), generation)
     _write_pages(self._values, pages, generation)
     header = dataclasses.replace(
@@ -209,7 +262,22 @@ class StoreWriter:
     self._values.write(node_store.HEADER, node_store.header_to_json(header))
     self.store = node_store.NodeStore(self._values)
     self._written.clear()
+    for name in superseded:
+      self._values.delete(name)
     return generation
+
+  def _superseded(self, views, state) -> list[str]:
+    """Values that the commit under way leaves without a name."""
+    header, keys = self.store.header, sorted(self._written)
+    names = []
+    if views is not None and header.views_version:
+      names.append(node_store.views_name(header.views_version))
+    if state is not None and header.state_version:
+      names.append(node_store.state_name(header.state_version))
+    for key, version in zip(keys, self.store.tree.versions(keys)):
+      for group in header.groups if version else ():
+        names.append(node_store.chunk_name(group.name, key, version))
+    return names
 
 
 def _changed_pages(

@@ -76,18 +76,25 @@ class RowGroup(NamedTuple):
     return sum(field.nbytes for field in self.fields)
 
 
-def checksum(data) -> int:
+def checksum(data: bytes) -> int:
   """crc32c of bytes."""
-  return google_crc32c.value(bytes(data))
+  return google_crc32c.value(data)
 
 
-def frame(node_key: int, precision: int, payload: bytes) -> bytes:
+def frame(
+    node_key: int,
+    precision: int,
+    payload: bytes,
+    *,
+    zstd_level: int = _ZSTD_LEVEL,
+) -> bytes:
   """Compresses and frames a payload."""
-  payload = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(payload)
+  payload = zstandard.ZstdCompressor(level=zstd_level).compress(payload)
   head = _FRAME.pack(
       _MAGIC, _FRAME_VERSION, precision, 0, node_key, len(payload)
   )
-  return head + payload + _CHECKSUM.pack(checksum(head + payload))
+  framed = head + payload
+  return framed + _CHECKSUM.pack(checksum(framed))
 
 
 def unframe(data: bytes, node_key: int, max_bytes: int) -> tuple[int, bytes]:
@@ -180,7 +187,11 @@ def _decode_int8(payload, offset, count) -> tuple[np.ndarray, int]:
 
 
 def encode_row(
-    group: RowGroup, node_key: int, row: dict[str, np.ndarray]
+    group: RowGroup,
+    node_key: int,
+    row: dict[str, np.ndarray],
+    *,
+    zstd_level: int = _ZSTD_LEVEL,
 ) -> bytes:
   """One node's chunk.
 
@@ -188,6 +199,7 @@ def encode_row(
     group: what a row holds.
     node_key: goes into the frame.
     row: {name: array} with the group's names and shapes.
+    zstd_level: effort of the compression.
 
   Returns:
     bytes.
@@ -215,7 +227,8 @@ def encode_row(
     else:
       parts.append(_encode_int8(array))
   precision = PRECISIONS.index(group.precision)
-  return frame(node_key, precision, b''.join(parts))
+  payload = b''.join(parts)
+  return frame(node_key, precision, payload, zstd_level=zstd_level)
 
 
 def decode_row(

@@ -37,16 +37,26 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
   levels = sum(0.25**k for k in range(config.num_pyramid_levels))
   photos = float(np.sum(size)) / plan.downscale**2 * levels * 3
   cached = min(photos, config.data.cache_gb * 1e9)
+  by_level = plan.built.report['nodes_by_level']
   training = plan.num_slots * rows['training']
+  if plan.capacity:
+    # A store of all nodes, old and new versions between two commits.
+    training = plan.capacity.bytes
+    kept = 2 * sum(by_level) * rows['training']
+  else:
+    kept = (config.checkpoints_kept + 1) * training
   result = {
       'photos': len(plan.scene.photos.names),
       'downscale': plan.downscale,
-      'nodes_by_level': plan.built.report['nodes_by_level'],
+      'nodes_by_level': by_level,
       'grid_size': plan.built.octree.grid_size,
-      'parameters_bytes': plan.num_slots * rows['parameters'],
+      'parameters_bytes': (
+          max(plan.num_slots, sum(by_level)) * rows['parameters']
+      ),
       'training_bytes': training,
+      'resident_nodes': min(plan.num_slots, sum(by_level)),
       'photo_cache_bytes': int(cached),
-      'disk_bytes': int(cached + (config.checkpoints_kept + 1) * training),
+      'disk_bytes': int(cached + kept),
       'disk_free_bytes': shutil.disk_usage(_existing(workdir)).free,
       'memory_available_bytes': psutil.virtual_memory().available,
   }
@@ -114,7 +124,8 @@ def describe(estimated: dict[str, Any]) -> str:
       f'octree            {sum(nodes)} nodes, by level'
       f' {", ".join(map(str, nodes))}; grid {estimated["grid_size"]}',
       f'parameters        {gb("parameters_bytes")}',
-      f'memory, training  {gb("training_bytes")} for nodes with moments'
+      f'memory, training  {gb("training_bytes")} for'
+      f' {estimated["resident_nodes"]} nodes with moments at a time'
       f' (free: {gb("memory_available_bytes")})',
       f'disk              {gb("disk_bytes")}: photo cache and checkpoints'
       f' (free: {gb("disk_free_bytes")})',

@@ -28,6 +28,8 @@ class Surroundings(NamedTuple):
     cameras: camera table of all photos.
     inner: [M] int32 nodes with children.
     sample_aabb: [2, 3] root units.
+    prior_nodes: [K] int32 nodes that the prior of each node draws from, None:
+      all.
   """
 
   tree: scene_model.TreeArrays
@@ -35,6 +37,7 @@ class Surroundings(NamedTuple):
   cameras: cameras_lib.DeviceCameras
   inner: jax.Array
   sample_aabb: jax.Array
+  prior_nodes: jax.Array | None = None
 
 
 class RayBatch(NamedTuple):
@@ -346,7 +349,7 @@ def prior_gradients(
     )
   if options.lambda_transparency:
     transparency = priors.transparency_points(
-        keys[1], surroundings.tree, **sizes
+        keys[1], surroundings.tree, surroundings.prior_nodes, **sizes
     )
   parts = [p for p in (consistency, transparency) if p is not None]
   if not parts:

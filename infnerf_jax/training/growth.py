@@ -103,8 +103,10 @@ def active_tree(
     return tree
   xp = np if isinstance(tree.slot_of_node, np.ndarray) else jnp
   limit = active_level(step, growth_steps)
-  slots = xp.where(node_level <= limit, tree.slot_of_node, -1)
-  return tree._replace(slot_of_node=slots)
+  joined = node_level <= limit
+  slots = xp.where(joined, tree.slot_of_node, -1)
+  active = None if tree.active is None else tree.active & joined
+  return tree._replace(slot_of_node=slots, active=active)
 
 
 def _relocate(key, nodes, tree, spec, rays, t, policy):

@@ -22,6 +22,7 @@ from infnerf_jax.training import (
     losses,
     mesh_route,
     metrics_log,
+    out_of_core,
     settings,
     setup,
 )
@@ -39,7 +40,8 @@ class Hooks(NamedTuple):
 
   Attributes:
     validate: (run, state) to metrics of the validation photos.
-    preview: (run, state, step) writes preview pictures.
+    preview: (run, state, step, workdir) writes preview pictures.
+    Where nodes are paged, the state is None: their store has been committed.
   """
 
   validate: Callable[..., dict[str, float]] | None = None
@@ -51,11 +53,13 @@ class Trained(NamedTuple):
 
   Attributes:
     run: the run's set-up.
-    state: after the last step; None where another process has it.
+    state: after the last step; None where another process has it, or a store.
+    store: folder of the node store of a run that pages its nodes, else None.
   """
 
   run: setup.Run
   state: state_lib.TrainState | None
+  store: pathlib.Path | None = None
 
 
 def write_run_files(workdir, run: setup.Run) -> None:
@@ -83,13 +87,15 @@ def _restore(manager, config, run):
   return manager.restore(template)[1]
 
 
-def _check_finite(config, run, metrics, state_step, in_row):
+def _check_finite(config, run, route, metrics, state_step, in_row):
   """Stops a run whose last steps were all non-finite."""
   limit = config.optimizer.max_skipped_in_row
   if in_row < limit:
     return
   bad = sorted(k for k, v in metrics.finite.items() if not bool(v))
-  batch = route_lib.ray_drawer(config, run)(state_step - 1)
+  paged = isinstance(route, out_of_core.PagedRoute)
+  draw = route.draw if paged else route_lib.ray_drawer(config, run)
+  batch = draw(state_step - 1)
   names = run.plan.scene.photos.names
   photos = sorted({names[i] for i in np.unique(batch.photo_idx)})
   shown = ', '.join(photos[:20]) + (' ...' if len(photos) > 20 else '')
@@ -146,6 +152,13 @@ def train(config, workdir, *, hooks: Hooks = Hooks()) -> Trained:
       run = setup.prepare_run(config, workdir)
       if processes.is_first():
         write_run_files(workdir, run)
+    paged = out_of_core.make_route(config, workdir, run, shape)
+    if paged is not None:
+      # Its commits are its checkpoints.
+      with paged:
+        state = paged.start(None)
+        _run_steps(config, workdir, run, paged, paged, state, hooks)
+      return Trained(run, None, out_of_core.store_of(workdir))
     route = mesh_route.make_route(config, run, shape)
     manager = checkpoint.CheckpointManager(
         workdir / 'checkpoints', keep=config.checkpoints_kept
@@ -188,15 +201,15 @@ def _run_steps(config, workdir, run, manager, route, state, hooks):
       state, metrics = route.step(state, next(prefetcher), k)
       if pending is not None:
         # The step before: reading it now does not stall this one.
-        _check_finite(config, run, *pending)
+        _check_finite(config, run, route, *pending)
       done = k + 1
       in_row = jnp.array(state.skipped_in_row, copy=True)
       pending = _Pending(metrics, done, in_row)
       if done % config.logging.log_every == 0 or done == last:
         marks = _log(config, log, progress, marks, prefetcher, pending, route)
       _maybe_save(config, manager, route, state, done, last)
-      _maybe_hook(config, hooks, run, route, state, done, log, workdir)
-    _check_finite(config, run, *pending)
+      _maybe_hook(config, hooks, run, manager, route, state, done, log, workdir)
+    _check_finite(config, run, route, *pending)
   return state
 
 
@@ -260,7 +273,7 @@ def _as_grown(run, step):
   return run._replace(surroundings=surroundings._replace(tree=tree))
 
 
-def _maybe_hook(config, hooks, run, route, state, done, log, workdir):
+def _maybe_hook(config, hooks, run, manager, route, state, done, log, workdir):
   """Validation and previews at their steps, in the first process."""
   due = lambda hook, every: hook and every and done % every == 0
   validates = due(hooks.validate, config.eval_every)
@@ -269,6 +282,10 @@ def _maybe_hook(config, hooks, run, route, state, done, log, workdir):
     return
   whole, run = route.whole(state), _as_grown(run, done)
   if whole is not None:
+    if isinstance(route, out_of_core.PagedRoute):
+      # Hooks look at what the store holds, not at what is resident.
+      manager.save(done, whole)
+      whole = None
     if validates:
       log.write({'step': done, **hooks.validate(run, whole)})
     if previews:

@@ -115,13 +115,22 @@ def split_consistency(values, points: PriorPoints):
 
 
 def transparency_points(
-    key, tree: scene_model.TreeArrays, *, num_nodes, num_points
+    key, tree: scene_model.TreeArrays, among=None, *, num_nodes, num_points
 ) -> PriorPoints:
-  """Points of the prior towards empty space: [n * P] in random nodes."""
+  """Points of the prior towards empty space: [n * P] in random nodes.
+
+  Args:
+    key: PRNG key.
+    tree: node arrays.
+    among: [K] int32 nodes to draw from, None: all.
+    num_nodes: n.
+    num_points: P.
+  """
   node_key, point_key = jax.random.split(key)
-  node = jax.random.randint(
-      node_key, (num_nodes,), 0, tree.slot_of_node.shape[0]
-  )
+  total = (tree.slot_of_node if among is None else among).shape[0]
+  node = jax.random.randint(node_key, (num_nodes,), 0, total)
+  if among is not None:
+    node = among[node]
   slot = jnp.repeat(
       tree.slot_of_node[node],
       num_points,

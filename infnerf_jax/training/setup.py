@@ -16,6 +16,7 @@ from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import readers, synthesize
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene import split as split_lib
+from infnerf_jax.training import capacity as capacity_lib
 from infnerf_jax.training import gradients, priors, settings
 from infnerf_jax.training import step_options as options_lib
 
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     built: octree, box and report.
     spec: static facts of the model.
     num_slots: capacity of the node pool.
+    capacity: of a run that pages its nodes, None: all are resident.
   """
 
   scene: scene_lib.Scene
@@ -36,6 +38,7 @@ class Plan(NamedTuple):
   built: build.BuiltOctree
   spec: scene_model.ModelSpec
   num_slots: int
+  capacity: capacity_lib.Capacity | None = None
 
 
 class Run(NamedTuple):
@@ -109,20 +112,23 @@ def _plan_of_scene(config, scene, downscale) -> Plan:
       scene, settings.build_options(config), pixel_size=downscale
   )
   num_nodes = built.octree.num_nodes
-  num_slots = config.num_slots or num_nodes
-  if num_slots < num_nodes:
-    raise errors.InputError(
-        f'config.num_slots: got {num_slots}, expected at least the'
-        f' {num_nodes} nodes of the octree'
-    )
   spec = settings.model_spec(config, built.octree)
-  return Plan(scene, downscale, built, spec, num_slots)
+  capacity = capacity_lib.of_run(
+      spec.field,
+      num_nodes,
+      max_memory_gb=config.max_memory_gb,
+      num_slots=config.num_slots,
+  )
+  num_slots = capacity.num_slots if capacity else config.num_slots or num_nodes
+  return Plan(scene, downscale, built, spec, num_slots, capacity)
 
 
 def make_surroundings(plan: Plan) -> gradients.Surroundings:
   """Uploads the tree and the cameras."""
   octree = plan.built.octree
-  slots = node_pool.identity_slots(octree.num_nodes, plan.num_slots)
+  resident = min(octree.num_nodes, plan.num_slots)
+  slots = np.full(octree.num_nodes, -1, np.int32)
+  slots[:resident] = node_pool.identity_slots(resident, plan.num_slots)
   return gradients.Surroundings(
       tree=scene_model.tree_arrays(octree, slots),
       node_level=jnp.asarray(octree.level, jnp.int32),

@@ -8,9 +8,9 @@ import optax
 
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_evaluation, scene_model
-from infnerf_jax.render import render_rays
+from infnerf_jax.render import render_rays, stand_ins
 from infnerf_jax.sharding import exchange
-from infnerf_jax.training import gradients, growth, optimizer
+from infnerf_jax.training import gradients, growth, optimizer, sample_counts
 from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step_options as options_lib
@@ -33,6 +33,8 @@ class StepMetrics(NamedTuple):
     samples_by_level: [max_level + 1] int32, samples of the last round.
     samples_evaluated: [data shards, node shards] int32, samples that each
       device evaluated in all rounds and priors, rehearsal apart.
+    samples_of_node: [2, N] int32, samples of the last round in each node, and
+      those of them that train it; None where all nodes are resident.
   """
 
   loss: jax.Array
@@ -45,6 +47,7 @@ class StepMetrics(NamedTuple):
   finite: dict[str, jax.Array]
   samples_by_level: jax.Array
   samples_evaluated: jax.Array
+  samples_of_node: jax.Array | None = None
 
 
 def dense_optimizer(
@@ -125,15 +128,6 @@ def _place(key, state, batch, surroundings, spec, render_options, options):
 def _all_finite(tree):
   return jnp.all(
       jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
-  )
-
-
-def _samples_by_level(samples, max_level):
-  """[max_level + 1] int32 samples that were evaluated at each level."""
-  return jnp.sum(
-      (samples.level.reshape(-1, 1) == jnp.arange(max_level + 1))
-      & (samples.slot.reshape(-1, 1) >= 0),
-      axis=0,
   )
 
 
@@ -234,7 +228,9 @@ def compute_gradients(
       options,
   )
   by_sample = optimizer.FeatureGradient(
-      samples.position.reshape(-1, 3), samples.slot.reshape(-1), grads['probe']
+      samples.position.reshape(-1, 3),
+      stand_ins.trained_slot(samples).reshape(-1),
+      grads['probe'],
   )
   features, mlp = [_gathered(shard, by_sample, samples.t.shape[0])], grads[
       'mlp'
@@ -261,9 +257,12 @@ def compute_gradients(
     metrics['consistency'] = prior.consistency
     metrics['transparency'] = prior.transparency
   metrics['samples_by_level'] = exchange.sum_over_data(
-      shard, _samples_by_level(samples, spec.max_level)
+      shard, sample_counts.by_level(samples, spec.max_level)
   )
   metrics['samples_evaluated'] = _count_evaluated(shard, rounds, prior)
+  metrics['samples_of_node'] = sample_counts.by_node(
+      samples, surroundings.node_level.shape[0]
+  )
   mlp = exchange.sum_rows(shard, mlp)
   dense = exchange.sum_over_all(shard, grads['dense'])
   return StepGradients(features, mlp, dense), metrics

@@ -153,6 +153,11 @@ def load_config(workdir) -> ml_collections.ConfigDict:
     raise errors.InputError(
         f'{path}: got a {type(values).__name__}, expected an object'
     )
+  return config_from_json(values)
+
+
+def config_from_json(values: dict[str, Any]) -> ml_collections.ConfigDict:
+  """Inverse of `config_to_json`; sequences become tuples."""
   return ml_collections.ConfigDict(_with_tuples(values))
 
 

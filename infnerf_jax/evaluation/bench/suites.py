@@ -11,6 +11,7 @@ from infnerf_jax.evaluation.bench import (
     contests,
     frame_rows,
     harness,
+    paged_rows,
     pictures,
     shapes,
 )
@@ -48,6 +49,7 @@ class Context:
     gpu: the frame and the training step of its rows on a GPU.
     tiny: shapes that measure nothing.
     scene: LoadedScene that `pictures` and `complexity` look at.
+    paged: config of the run that the suite `out_of_core` measures.
   """
 
   shapes: dict[str, shapes.StepShape]
@@ -56,6 +58,7 @@ class Context:
   gpu: frame_rows.GpuContext = frame_rows.GpuContext()
   tiny: bool = False
   scene: Any = None
+  paged: Any = None
 
 
 def default_context() -> Context:
@@ -227,6 +230,13 @@ def run_pictures(context: Context) -> list[harness.Row]:
   return pictures.rows(context.scene)
 
 
+def run_out_of_core(context: Context) -> list[harness.Row]:
+  """A run whose nodes do not fit, beside one whose do."""
+  if context.paged is None:
+    return [harness.missing_row('out_of_core', 'MB', 'no config to run')]
+  return paged_rows.rows(context.paged)
+
+
 SERIES = 'complexity/series'
 PLOTS = {SERIES: plots.plot, scaling.SERIES: scaling.plot}
 SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
@@ -236,6 +246,7 @@ SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'complexity': run_complexity,
     'scaling': run_scaling,
     'pictures': run_pictures,
+    'out_of_core': run_out_of_core,
 }
 
 

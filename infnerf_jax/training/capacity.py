@@ -1,0 +1,110 @@
+"""How many node rows a memory cap holds, and what they are used for."""
+
+from typing import NamedTuple
+
+from infnerf_jax import errors
+from infnerf_jax.models import node_pool
+from kernels.node_field import specs as field_specs
+
+# Rows on their way between slots and disk: read ahead, written behind, and
+# what encoding and decoding one of each takes meanwhile.
+NUM_AHEAD, NUM_BEHIND = 2, 2
+_CODEC_ROWS = 5
+_PASSING_ROWS = NUM_AHEAD + NUM_BEHIND + _CODEC_ROWS
+# Of the slots, for the top of the tree.
+_PINNED_SHARE = 0.25
+# The root, one other node, and a slot for the exchange.
+_MIN_SLOTS = 3
+
+
+class Capacity(NamedTuple):
+  """What the slots of a run that pages are used for.
+
+  Attributes:
+    num_slots: rows in the pool.
+    num_pinned: of nodes that are always resident.
+    bytes: of all rows, those on their way included.
+  """
+
+  num_slots: int
+  num_pinned: int
+  bytes: int
+
+
+def slot_bytes(spec: field_specs.FieldSpec) -> int:
+  """Bytes of a slot in training: parameters, moments, gradients.
+
+  Tables have no gradient of their own size; MLPs do, the priors' among them.
+  """
+  rows = node_pool.row_bytes(spec)
+  table = 4 * spec.grid.num_rows * spec.grid.num_features
+  return rows['training'] + 2 * (rows['parameters'] - table)
+
+
+def resident_bytes(spec: field_specs.FieldSpec, num_nodes: int) -> int:
+  """Bytes of a tree that is wholly resident in training."""
+  return num_nodes * slot_bytes(spec)
+
+
+def of_slots(num_slots: int, spec: field_specs.FieldSpec) -> Capacity:
+  """Divides slots among the top of the tree and all else.
+
+  Args:
+    num_slots: at least 3.
+    spec: of a node.
+  """
+  pinned = max(1, int(_PINNED_SHARE * num_slots))
+  passing = _PASSING_ROWS * node_pool.row_bytes(spec)['training']
+  return Capacity(num_slots, pinned, num_slots * slot_bytes(spec) + passing)
+
+
+def of_run(
+    spec: field_specs.FieldSpec,
+    num_nodes: int,
+    *,
+    max_memory_gb: float = 0.0,
+    num_slots: int = 0,
+) -> Capacity | None:
+  """Whether a run pages its nodes, and in how many slots.
+
+  Args:
+    spec: of a node.
+    num_nodes: of the tree.
+    max_memory_gb: cap of the nodes' parameters, moments and gradients and of
+      the rows on their way; 0 is none.
+    num_slots: overrides what follows from the cap, 0: none.
+
+  Returns:
+    Capacity, or None where all nodes are resident.
+
+  Raises:
+    InputError: too little; the least that would do is named.
+  """
+  if num_slots:
+    if num_slots >= num_nodes:
+      return None
+    if num_slots < _MIN_SLOTS:
+      raise errors.InputError(
+          f'config.num_slots: got {num_slots}, expected at least {_MIN_SLOTS}'
+          f' to page the {num_nodes} nodes of the octree, or 0'
+      )
+    return of_slots(num_slots, spec)
+  cap = 1e9 * max_memory_gb
+  if not cap or resident_bytes(spec, num_nodes) <= cap:
+    return None
+  passing = _PASSING_ROWS * node_pool.row_bytes(spec)['training']
+  slots = int((cap - passing) // slot_bytes(spec))
+  if slots < _MIN_SLOTS:
+    least = of_slots(_MIN_SLOTS, spec).bytes
+    raise errors.InputError(
+        f'config.max_memory_gb: got {max_memory_gb:g}, expected 0 or at least'
+        f' {1.0005 * least / 1e9:.3g}: the root and one group of nodes take'
+        f' {_MIN_SLOTS} rows of {slot_bytes(spec) / 1e6:.3g} MB, reading and'
+        f' writing {_PASSING_ROWS} more'
+    )
+  return of_slots(min(slots, num_nodes), spec)
+
+
+def all_resident(spec: field_specs.FieldSpec, num_nodes: int) -> Capacity:
+  """Capacity of a run whose store is there and whose nodes all fit."""
+  return Capacity(num_nodes, num_nodes, resident_bytes(spec, num_nodes))

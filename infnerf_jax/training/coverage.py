@@ -1,0 +1,200 @@
+"""In which nodes rays end, before any training: what paging is planned from.
+
+Sparse points say how far the surfaces of a photo's cells lie; a ray's
+footprint there says which node shows them.
+"""
+
+from typing import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.models import scene_model
+from infnerf_jax.render import render_rays
+from infnerf_jax.scene import focus as focus_lib
+from infnerf_jax.scene import observations as observations_lib
+from infnerf_jax.scene import ray_batches
+from infnerf_jax.training import gradients
+
+# Cells of all photos and pyramid levels, 4 bytes each.
+_MAX_CELLS = 1 << 24
+_GRIDS = (32, 16, 8, 4)
+_BLOCK = 1 << 14
+# Batches that say how much is looked at each node; steps never reach them.
+_NUM_BATCHES, _FIRST_BATCH = 32, 1 << 48
+
+
+def _cell_of(pix, width, height, grid):
+  """[K] cell of positions in full-size pixels, row by row."""
+  across = np.clip(pix[..., 0] * grid / width, 0, grid - 1).astype(np.int64)
+  down = np.clip(pix[..., 1] * grid / height, 0, grid - 1).astype(np.int64)
+  return down * grid + across
+
+
+def cell_distances(
+    observations: observations_lib.Observations, widths, heights, grid: int
+) -> np.ndarray:
+  """Median distance of the points seen in each cell of each photo.
+
+  Args:
+    observations: sightings.
+    widths: [P] full-size pixels.
+    heights: [P].
+    grid: cells along a photo's sides.
+
+  Returns:
+    [P, grid**2] float32 metres; of the nearest cells where a cell shows no
+    point, 0 in photos that show none.
+  """
+  num_photos = len(observations.offsets) - 1
+  photo = np.repeat(np.arange(num_photos), np.diff(observations.offsets))
+  cell = photo * grid * grid + _cell_of(
+      observations.pix, widths[photo], heights[photo], grid
+  )
+  order = np.lexsort((observations.distance, cell))
+  found, first, count = np.unique(
+      cell[order], return_index=True, return_counts=True
+  )
+  distance = np.zeros(num_photos * grid * grid, np.float32)
+  distance[found] = observations.distance[order][first + count // 2]
+  return _fill(distance.reshape(num_photos, grid, grid)).reshape(num_photos, -1)
+
+
+def _fill(distance):
+  """Empty cells get the mean of neighbours that are not, again and again."""
+  for _ in range(2 * distance.shape[1]):
+    empty = distance == 0
+    if not (empty & (distance.max(axis=(1, 2), keepdims=True) > 0)).any():
+      break
+    wide = np.pad(distance, ((0, 0), (1, 1), (1, 1)))
+    around = [wide[:, 1:-1, :-2], wide[:, 1:-1, 2:],
+              wide[:, :-2, 1:-1], wide[:, 2:, 1:-1]]  # fmt: skip
+    total, count = sum(around), sum((x > 0).astype(np.int32) for x in around)
+    distance = np.where(
+        empty & (count > 0), total / np.maximum(count, 1), distance
+    ).astype(np.float32)
+  return distance
+
+
+def _block(x, start, dtype):
+  """Rows from `start` on, filled up with zeros to a block's length."""
+  part = x[start : start + _BLOCK].astype(dtype)
+  return np.pad(part, [(0, _BLOCK - len(part))] + [(0, 0)] * (x.ndim - 1))
+
+
+def _locator(surroundings, spec, policy):
+  """Jitted ([B] photo, [B, 2] pix, [B] pixel size, [B] distance) to nodes."""
+  num_nodes = surroundings.node_level.shape[0]
+  tree = scene_model.TreeArrays(
+      surroundings.tree.children, jnp.zeros(num_nodes, jnp.int32)
+  )
+  model = scene_model.SceneModel(tree, None, None, surroundings.sample_aabb)
+
+  @jax.jit
+  def locate(photo, pix, pixel_size, distance):
+    rays = cameras_lib.camera_rays(
+        surroundings.cameras, photo, pix, pixel_size, root_side=spec.root_side
+    )
+    node_id = render_rays.locate_samples(
+        None, model, spec, rays, distance[:, None], policy=policy
+    )[0]
+    # Nothing is known of photos without points.
+    return jnp.where(distance > 0, node_id[:, 0], 0)
+
+  def in_blocks(photo, pix, pixel_size, distance):
+    parts = []
+    for start in range(0, len(photo), _BLOCK):
+      found = locate(
+          _block(photo, start, np.int32), _block(pix, start, np.float32),
+          np.full(_BLOCK, pixel_size, np.float32),
+          _block(distance, start, np.float32),
+      )  # fmt: skip
+      parts.append(np.asarray(found)[: len(photo) - start])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+  return in_blocks
+
+
+def node_maps(
+    observations: observations_lib.Observations,
+    cameras: cameras_lib.Cameras,
+    surroundings: gradients.Surroundings,
+    spec: scene_model.ModelSpec,
+    policy,
+    pixel_sizes: Sequence[float],
+) -> focus_lib.NodeMaps:
+  """In which nodes the rays of cells and of sightings end.
+
+  Args:
+    observations: sightings of sparse points.
+    cameras: table [P] of all photos.
+    surroundings: tree, cameras and box.
+    spec: static facts.
+    policy: footprint to level.
+    pixel_sizes: full-size pixels of each pyramid level.
+
+  Returns:
+    NodeMaps.
+  """
+  num_photos, num_levels = len(cameras.width), len(pixel_sizes)
+  grid = next(
+      (g for g in _GRIDS if num_photos * num_levels * g * g <= _MAX_CELLS),
+      _GRIDS[-1],
+  )
+  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
+  distance = cell_distances(observations, width, height, grid)
+  photo = np.repeat(np.arange(num_photos), grid * grid)
+  down, across = np.divmod(np.tile(np.arange(grid * grid), num_photos), grid)
+  pix = np.stack(
+      [(across + 0.5) * width[photo], (down + 0.5) * height[photo]], axis=-1
+  )
+  locate = _locator(surroundings, spec, policy)
+  seen_by = np.repeat(np.arange(num_photos), np.diff(observations.offsets))
+  cells, sightings = [], []
+  for size in pixel_sizes:
+    nodes = locate(photo, pix / grid, size, distance.reshape(-1))
+    cells.append(nodes.reshape(num_photos, grid * grid))
+    sightings.append(
+        locate(seen_by, observations.pix, size, observations.distance)
+    )
+  return focus_lib.NodeMaps(
+      grid, np.stack(cells, axis=1), np.stack(sightings, axis=1)
+  )
+
+
+def node_mass(
+    maps: focus_lib.NodeMaps,
+    pyramid,
+    photo_rows,
+    options: ray_batches.BatchOptions,
+    observations: observations_lib.Observations | None,
+    cameras: cameras_lib.Cameras,
+    num_nodes: int,
+) -> np.ndarray:
+  """Share of ordinary batches' rays that end in each node.
+
+  Args:
+    maps: of the photos.
+    pyramid: PhotoPyramid.
+    photo_rows: [M] training photos.
+    options: of the batches.
+    observations: as the batches take them.
+    cameras: table [P] of all photos.
+    num_nodes: of the tree.
+
+  Returns:
+    [N] float64, sums to one.
+  """
+  count = np.zeros(num_nodes)
+  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
+  for i in range(_NUM_BATCHES):
+    batch = ray_batches.sample_batch(
+        pyramid, photo_rows, options, _FIRST_BATCH + i, observations
+    )
+    photo = batch.photo_idx
+    cell = _cell_of(batch.pix, width[photo], height[photo], maps.grid)
+    nodes = maps.cells[photo, batch.pyramid_level, cell]
+    count += np.bincount(nodes, minlength=num_nodes)
+  return count / count.sum()
