@@ -10,7 +10,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from infnerf_jax.models import scene_model
+from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.render import blending, render_rays, sampling
 from kernels.composite import api as composite_op
 from kernels.node_field import api as node_field
@@ -126,7 +126,7 @@ def shade_visible(
   """
   num_rays, num_samples = samples.t.shape
   shape = (num_rays, num_samples)
-  ray_idx = jnp.repeat(jnp.arange(num_rays, dtype=jnp.int32), num_samples)
+  ray_idx = node_evaluation.ray_of_samples(samples.t)
   fixed = dict(spec=spec.field, implementation=spec.implementation)
 
   def densities(slot, position):
