@@ -194,12 +194,21 @@ def _distinct(found) -> list[calls.KernelCall]:
 
 
 def rows(capabilities) -> Iterator[tuple[str, int, compiling.Compiled]]:
-  """(op, compute capability, compiled) of every example."""
+  """What the compiler makes of the examples.
+
+  Args:
+    capabilities: those of all ops, or {op: those of this op}.
+
+  Yields:
+    (op, compute capability, compiled).
+  """
+  if not isinstance(capabilities, dict):
+    capabilities = dict.fromkeys(functions(), tuple(capabilities))
   wanted = [
       (op, call, capability)
       for op, found in examples().items()
       for call in found
-      for capability in capabilities
+      for capability in capabilities[op]
   ]
   made = compiling.compile_all([w[1:] for w in wanted])
   for (op, _, capability), compiled in zip(wanted, made):

@@ -28,9 +28,10 @@ from kernels.triton_support import lowering
 from tests.training import tiny
 
 # Kernels without which a step would not be ours.
-_RENDER = ('locate', 'forward')
+_RENDER = ('locate', 'field_forward', 'composite_forward')
 _FIELD = ('lookup', 'density_backward', 'color_backward', 'sum_rows')
-_TRAIN = _RENDER + _FIELD + ('claim', 'accumulate', 'update', 'slot_adam')
+_ADAM = ('claim', 'accumulate', 'update', 'slot_adam')
+_TRAIN = _RENDER + ('composite_backward',) + _FIELD + _ADAM
 _SAMPLES = PartitionSpec('devices')
 _SAME = PartitionSpec()
 

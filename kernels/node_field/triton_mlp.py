@@ -157,7 +157,7 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
     hashed = [c for s, c in enumerate(counts) if not all(spec.grid.is_dense(s))]
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     return calls.triton_call(
-        body.forward,
+        body.field_forward,
         operands.features,
         operands.position,
         triton_hash_lookup.layout(spec.grid),
