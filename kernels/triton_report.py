@@ -126,10 +126,10 @@ def _traverse():
   return run, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
 
 
-def _node_field(grid=specs.SMALL):
+def _node_field(grid=specs.SMALL, dtype="float32", compute_dtype="float16"):
   from kernels import node_field
 
-  spec = node_field.FieldSpec(grid)
+  spec = node_field.FieldSpec(grid, compute_dtype=compute_dtype)
 
   def run(table, density, color, *rest):
     def evaluate(weights, rays, probe):
@@ -157,7 +157,8 @@ def _node_field(grid=specs.SMALL):
   ]
   samples = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _i32(_SAMPLES))
   rays = _f32(2048, spec.ray_input_dim)
-  return run, (_f32(*shapes["table"]), *groups, *samples, rays)
+  table = jax.ShapeDtypeStruct(shapes["table"], dtype)
+  return run, (table, *groups, *samples, rays)
 
 
 def functions() -> dict[str, tuple]:
@@ -175,6 +176,10 @@ def functions() -> dict[str, tuple]:
       "traverse": _traverse(),
       "node_field": _node_field(),
       "node_field 16 scales": _node_field(specs.PAPER),
+      "node_field bfloat16": _node_field(
+          dtype="bfloat16", compute_dtype="bfloat16"
+      ),
+      "node_field float32": _node_field(compute_dtype="float32"),
   }
 
 

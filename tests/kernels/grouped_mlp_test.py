@@ -111,7 +111,7 @@ def _whole_field(spec, implementation):
 
 
 @pytest.mark.parametrize("implementation", TRITON)
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_lookup_in_the_kernel_equals_the_reference(implementation, dtype):
   """Without a gradient features never leave the chip; hashed by any number."""
   grid = dataclasses.replace(common.RAGGED, num_grid_scales=9)

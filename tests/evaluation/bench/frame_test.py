@@ -168,6 +168,7 @@ def test_a_card_has_its_own_training_rate():
 def test_work_grows_with_samples():
   few, many = (frame.works(frame.FRAME, 100, n) for n in (10, 1000))
   assert set(few) == set(frame_rows.TARGETS)
+  assert few.pop('locate') == many['locate']  # its samples are its own
   for op in few:
     assert many[op].num_bytes > few[op].num_bytes
   macs = 64 * (16 + 16 + 63 + 64 + 3)  # of the MLPs, 8 scales of 2 features
@@ -222,6 +223,7 @@ def test_torch_does_the_same_batch(batch_ops):
   np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_a_whole_training_step_runs():
   shape = dataclasses.asdict(
       dataclasses.replace(shapes.SHAPES['tiny'], num_rays=8)
