@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 
 from kernels import (
-  composite,
-  hash_lookup,
-  locate,
-  node_field,
-  sparse_adam,
-  traverse,
+    composite,
+    hash_lookup,
+    locate,
+    node_field,
+    sparse_adam,
+    traverse,
 )
 from kernels.locate import native as locate_native
 from kernels.node_field import native

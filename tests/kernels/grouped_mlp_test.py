@@ -158,6 +158,28 @@ def test_gradients_have_the_same_bits_every_time(implementation):
 
 
 @pytest.mark.parametrize("implementation", TRITON)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_sums_of_rows(implementation, ordered):
+  """Groups of no rows, of some and of more than are read at once."""
+  from kernels.node_field import triton_mlp
+
+  del implementation
+  rng = np.random.default_rng(3)
+  values = rng.normal(size=(400, 131)).astype(np.float32)
+  order = rng.permutation(400).astype(np.int32)
+  edges = np.array([0, 0, 3, 150, 150, 399], np.int32)
+  got = triton_mlp.sum_rows(
+      jnp.asarray(values),
+      jnp.asarray(order[: 400 if ordered else 0]),
+      jnp.asarray(edges[:-1]),
+      jnp.asarray(edges[1:]),
+  )
+  rows = values[order] if ordered else values
+  want = [rows[a:b].sum(0) for a, b in zip(edges[:-1], edges[1:])]
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", TRITON)
 def test_what_it_cannot_is_refused(implementation):
   spec = dataclasses.replace(common.FIELD, hidden_width=256)
   args = native.example(spec, 10)
