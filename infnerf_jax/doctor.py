@@ -145,14 +145,26 @@ def check_kernels() -> list[Check]:
   lacking = {'triton': problem}
   if checks[0].status != OK:
     lacking['native'] = checks[0].found
-  missing = wanted == 'triton' and problem
-  advice = 'pip install -r requirements-gpu.txt' if missing else ''
-  status = NOTE if missing else OK
-  checks.append(Check('triton', problem or 'can run', status, advice))
+  checks.append(_check_triton(problem, wanted == 'triton'))
   return checks + [
       _check_op(op, wanted, ready.get(wanted), lacking.get(wanted, ''))
       for op, ready in _kernels().items()
   ]
+
+
+def _check_triton(problem: str, wanted: bool) -> Check:
+  """Whether the GPU's kernels can run; a note where they are wanted and not."""
+  if not problem:
+    return Check('triton', 'can run', OK)
+  # An old device stays old, what is not installed can be.
+  installable = 'install' in problem or 'import' in problem
+  advice = 'pip install -r requirements-gpu.txt'
+  return Check(
+      'triton',
+      problem,
+      NOTE if wanted else OK,
+      advice if wanted and installable else '',
+  )
 
 
 def _kernels() -> dict[str, dict[str, Callable[[], None]]]:

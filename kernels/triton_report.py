@@ -19,6 +19,7 @@ from kernels.triton_support import calls, compiling
 
 _SAMPLES = 2**17
 _SLOTS = 64
+_RAYS = 2048
 _CONSTANTS = dict(learning_rate=0.01)
 
 
@@ -94,9 +95,9 @@ def _composite(ragged=False):
 
     return jax.grad(loss, argnums=(0, 1))(args[0], args[2])
 
-  shape = (_SAMPLES,) if ragged else (2048, 64)
+  shape = (_SAMPLES,) if ragged else (_RAYS, 64)
   args = (_f32(*shape), _f32(*shape), _f32(*shape, 3), _f32(*shape))
-  return run, args + ((_i32(2049),) if ragged else ())
+  return run, args + ((_i32(_RAYS + 1),) if ragged else ())
 
 
 def _locate():
@@ -107,8 +108,8 @@ def _locate():
         *arrays, root_side=100.0, max_level=8, implementation="triton"
     )
 
-  ray = _f32(2048, 3)
-  samples = (_f32(2048, 64), _i32(2048, 64))
+  ray = _f32(_RAYS, 3)
+  samples = (_f32(_RAYS, 64), _i32(_RAYS, 64))
   return run, (ray, ray, ray, *samples, _i32(4096, 8), _i32(4096))
 
 
@@ -156,7 +157,7 @@ def _node_field(grid=specs.SMALL, dtype="float32", compute_dtype="float16"):
       for group in ("density", "color")
   ]
   samples = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _i32(_SAMPLES))
-  rays = _f32(2048, spec.ray_input_dim)
+  rays = _f32(_RAYS, spec.ray_input_dim)
   table = jax.ShapeDtypeStruct(shapes["table"], dtype)
   return run, (table, *groups, *samples, rays)
 

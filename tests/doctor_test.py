@@ -76,9 +76,17 @@ def test_a_gpu_gets_every_kernel_tested(monkeypatch):
   assert {found[n] for n in ops} == {'triton, self-test passed'}
   assert len(asked) == len(ops) == 7
   monkeypatch.setattr(capability, 'problem', lambda: 'Tesla T4: too old')
-  found = {c.name: (c.found, c.status) for c in doctor.check_kernels()}
-  assert found['triton'] == ('Tesla T4: too old', doctor.NOTE)
-  assert found['kernel locate'] == ('xla: triton: Tesla T4: too old', doctor.OK)
+  found = {c.name: c for c in doctor.check_kernels()}
+  old = found['triton']
+  assert (old.found, old.status, old.advice) == (
+      'Tesla T4: too old',
+      doctor.NOTE,
+      '',
+  )
+  assert found['kernel locate'].found == 'xla: triton: Tesla T4: too old'
+  assert found['kernel locate'].status == doctor.OK
+  absent = doctor._check_triton('triton is not installed', True)
+  assert 'requirements-gpu' in absent.advice
 
 
 def test_bad_thread_count_is_found(monkeypatch):

@@ -1,4 +1,6 @@
-"""What the ops of a training batch must move and compute at least."""
+"""What a training batch's ops get, and must move and compute at least."""
+
+import numpy as np
 
 from infnerf_jax.evaluation.bench import frame, shapes
 
@@ -50,3 +52,19 @@ def works(
       'composite gradient': composite,
       'sparse_adam': adam,
   }
+
+
+def seeds(shape: shapes.StepShape, num_encoded: int):
+  """Cotangents that every contestant gets: of colours and of features.
+
+  Args:
+    shape: sizes.
+    num_encoded: features of a sample.
+
+  Returns:
+    ([R, 3], [S, num_encoded]) float32, NumPy.
+  """
+  rng = np.random.default_rng(7)
+  samples = shape.num_rays * shape.num_samples
+  of = lambda *size: rng.normal(size=size).astype(np.float32)
+  return of(shape.num_rays, 3), of(samples, num_encoded)

@@ -4,27 +4,10 @@ from typing import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from infnerf_jax.evaluation.bench import frame_steps, jax_steps, shapes
+from infnerf_jax.evaluation.bench import batch, frame_steps, jax_steps
 from kernels.hash_lookup import api as hash_lookup
 from kernels.sparse_adam import api as sparse_adam
-
-
-def seeds(shape: shapes.StepShape, num_encoded: int):
-  """Cotangents that every contestant gets: of colours and of features.
-
-  Args:
-    shape: sizes.
-    num_encoded: features of a sample.
-
-  Returns:
-    ([R, 3], [S, num_encoded]) float32, NumPy.
-  """
-  rng = np.random.default_rng(7)
-  samples = shape.num_rays * shape.num_samples
-  of = lambda *size: rng.normal(size=size).astype(np.float32)
-  return of(shape.num_rays, 3), of(samples, num_encoded)
 
 
 def batch_parts(
@@ -44,7 +27,7 @@ def batch_parts(
   frame_steps.require_platform(platform)
   shape, spec, data, params = jax_steps.setup(shape, 0)
   grid = spec.grid
-  d_color, d_features = map(jnp.asarray, seeds(shape, grid.encoded_dim))
+  d_color, d_features = map(jnp.asarray, batch.seeds(shape, grid.encoded_dim))
   # [S, L * F] -> [L, S, F]
   d_features = d_features.reshape(-1, grid.num_grid_scales, grid.num_features)
   d_features = jnp.moveaxis(d_features, 1, 0)

@@ -185,7 +185,7 @@ def _contest(name, context, sides, shape, goals, works: Callable, about: str):
         made += _against(
             name, context, ours, worker, peer, shape, goal, works, about
         )
-  except harness.Unavailable as error:
+  except _NOT_RUN as error:
     for peer, goal in zip(peers, goals_of):
       made += _missing(name, ours, peer, goal, error)
   return made
@@ -206,7 +206,7 @@ def _against(name, context, ours, worker, peer, shape, goals, works, about):
     with _worker(peer, context, shape) as other:
       turns = [(w, op) for op in goals for w in (worker, other)]
       timings = harness.interleave(turns, **context.effort.options())
-  except harness.Unavailable as error:
+  except _NOT_RUN as error:
     return _missing(name, ours, peer, goals, f'{peer.name}: {error}')
   made = []
   for i, (op, goal) in enumerate(goals.items()):
@@ -232,6 +232,8 @@ def _against(name, context, ours, worker, peer, shape, goals, works, about):
   return made
 
 
+# A worker that dies, for want of memory say, costs its own rows only.
+_NOT_RUN = (harness.Unavailable, RuntimeError)
 _COUNTED = {'sparse_adam': 'rows updated'}
 
 
@@ -301,7 +303,7 @@ def _rate(title, context, start, note, has_goal: bool) -> harness.Row:
   try:
     with start() as worker:
       (timing,) = harness.interleave([(worker, '')], **context.effort.options())
-  except harness.Unavailable as error:
+  except _NOT_RUN as error:
     return harness.missing_row(title, 'rays/s', error, target=goal)
   if has_goal:
     goal = next(g for d, g in _RAYS_PER_SECOND.items() if d in worker.device)

@@ -5,7 +5,7 @@ from typing import Callable
 import torch
 
 from infnerf_jax.evaluation.bench import (
-    batch_steps,
+    batch,
     shapes,
     torch_grid,
     torch_peer,
@@ -111,7 +111,7 @@ def batch_parts(shape, *, platform: str) -> dict[str, Callable[[], float]]:
   data = torch_peer.tensors(shapes.make_data(shape, 0))
   params = shapes.make_params(shape, torch_peer.num_rows(shape))
   encoded = shape.num_grid_scales * shape.num_features
-  d_color, d_features = map(torch.tensor, batch_steps.seeds(shape, encoded))
+  d_color, d_features = map(torch.tensor, batch.seeds(shape, encoded))
   fields = _FieldsOfFeatures(shape, params)
   with torch.no_grad():
     raw, rgb = fields(data)

@@ -76,6 +76,12 @@ def frame_slow(shape, platform):
   return _frame(0.2, 400.0)
 
 
+def frame_dies(shape, platform):
+  """Parts of a frame that end their process."""
+  del shape, platform
+  return dict.fromkeys(OPS, lambda: sys.exit(3))
+
+
 def trains(shape, platform, max_level=None):
   """A step that only waits."""
   assert shape['num_rays'] and platform and max_level != 0

@@ -77,6 +77,14 @@ def test_torch_renders_the_same_frame(prepared, parts):
   # Intervals whose middle lies on a face may fall to either side of it.
   same = np.abs(ours - theirs).max(axis=-1) < 1e-4
   assert same.mean() > 0.9
+  scene = torch_frame._Frame(frame.TINY)
+  for block, t, (ray, distance) in zip(
+      prepared.blocks, prepared.distances, scene.distances()
+  ):
+    nodes = prepared.ops.locate(prepared.scene, block, t).node_id
+    other = scene.walk.descend(ray, distance, skip=False)[0]
+    assert np.mean(np.ravel(nodes) == other.numpy()) > 0.98
+    assert len(np.unique(other)) > 3
   peer = torch_frame.frame_parts(SHAPE, platform='cpu')
   assert set(peer) == set(parts)
   counts = {op: part() for op, part in peer.items()}
@@ -148,6 +156,14 @@ def test_without_a_gpu_every_row_says_so():
   assert sum(bool(r.target) for r in rows) == len(promised) + 2
 
 
+def test_a_peer_that_dies_costs_its_own_rows_only():
+  context = _context('frame_fast', 'frame_dies', 'frame_fast', trainer='trains')
+  rows = {r.name: r for r in frame_rows.rows('x', context)}
+  dead = rows['x/composite/frame_fast vs frame_dies']
+  assert dead.value is None and 'ended with status 3' in dead.note
+  assert rows['x/composite/frame_fast vs frame_fast'].value > 0
+
+
 def test_peaks_are_found_by_the_device_name():
   timing = frame_rows.harness.Timing([[1e-3]], [[1e-3]], [500.0])
   work = frame.works(frame.TINY, 64, 500)['frame']
@@ -210,7 +226,7 @@ def test_torch_does_the_same_batch(batch_ops):
     assert peer[op]() == part()
   # The gradient of positions, ours by autodiff of the reference.
   shape, spec, data, params = jax_steps.setup(tiny, 0)
-  _, seed = batch_steps.seeds(shape, spec.grid.encoded_dim)
+  _, seed = batch.seeds(shape, spec.grid.encoded_dim)
   by_scale = seed.reshape(-1, shape.num_grid_scales, shape.num_features)
   want = batch_steps._gradients(spec, 'reference')['hash_lookup'](
       params['table'], data, np.moveaxis(by_scale, 1, 0)
