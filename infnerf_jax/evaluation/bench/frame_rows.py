@@ -275,23 +275,26 @@ def _frame_time(name, context, made) -> harness.Row:
 
 
 def _training(name: str, context: DeviceContext) -> list[harness.Row]:
-  """Rays a second of whole training steps, and of their field's part."""
+  """Rays a second of whole training steps, and of their field's part.
+
+  What a rate is of stands in its name: rates of other work are other rates.
+  """
   shape, depth = context.train, dict(max_level=context.shape.max_level)
-  field = f'{shape.num_samples} field samples a ray'
+  whole = f'{batch.NUM_PROPOSALS} density + {shape.num_samples} field samples'
+  field = f'0 density + {shape.num_samples} field samples'
   return [
       _rate(
-          f'{name}/train/{context.trainer.name}',
+          f'{name}/train, {whole} a ray/{context.trainer.name}',
           context,
           lambda: _worker(context.trainer, context, shape, **depth),
-          f'{batch.NUM_PROPOSALS} density queries and {field}; placing,'
-          ' losses, priors and updates included',
+          'placing, losses, priors and updates included',
           context.goals,
       ),
       _rate(
-          f'{name}/train field only/{context.field_trainer.name}',
+          f'{name}/train, {field} a ray/{context.field_trainer.name}',
           context,
           lambda: _worker(context.field_trainer, context, shape),
-          f'no density queries, {field}; samples are given, no priors',
+          'samples are given, no priors',
           False,
       ),
   ]

@@ -326,6 +326,18 @@ def write(result: dict, path) -> None:
       PLOTS[row['name']](row['detail'], name)
 
 
+def _achieved(detail: dict) -> str:
+  """Bytes and operations a second, with their shares of the device's peaks."""
+  text = ''
+  for what, unit in (('bytes', 'GB/s'), ('flop', 'GFLOP/s')):
+    rate = detail.get(f'{what}_per_second')
+    if rate:
+      text += f', {rate / 1e9:.4g} {unit}'
+      share = detail.get(f'share_of_peak_{what}')
+      text += '' if share is None else f' ({share:.1%} of peak)'
+  return text
+
+
 def table(result: dict) -> str:
   """The rows as lines to read."""
   number = lambda x: '-' if x is None else f'{x:.4g}'
@@ -334,6 +346,7 @@ def table(result: dict) -> str:
     passed = {True: 'passed', False: 'FAILED', None: ''}[row['passed']]
     target = f'{row["rule"]} {row["target"]:g}' if row['target'] else ''
     note = row['note'] if row['value'] is None else row['unit']
+    note += _achieved(row['detail'])
     lines.append(
         f'{row["name"]:64s} {number(row["value"]):>9s}'
         f' {number(row["reference"]):>9s} {number(row["ratio"]):>7s}'

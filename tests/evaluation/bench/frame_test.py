@@ -13,6 +13,7 @@ from infnerf_jax.evaluation.bench import (
     frame_rows,
     frame_steps,
     shapes,
+    suites,
     train_rate,
 )
 from tests.evaluation.bench import contestants
@@ -137,10 +138,10 @@ def test_rows_hold_what_was_timed():
   assert time.value > 0 and time.passed is (time.value <= time.target)
   adam = rows['x/sparse_adam/frame_fast vs frame_slow']
   assert adam.ratio > 2 and '500 rows updated' in adam.note
-  for name in ('x/train/trains', 'x/train field only/trains'):
-    assert rows[name].value > 0 and '8 field samples a ray' in rows[name].note
-  assert '64 density queries' in rows['x/train/trains'].note
-  assert rows['x/train/trains'].target == 300e3
+  whole = rows['x/train, 64 density + 8 field samples a ray/trains']
+  assert whole.value > 0 and whole.target == 300e3
+  field = rows['x/train, 0 density + 8 field samples a ray/trains']
+  assert field.value > 0 and field.target is None
 
 
 def test_without_a_gpu_every_row_says_so():
@@ -171,6 +172,10 @@ def test_peaks_are_found_by_the_device_name():
   assert found['share_of_peak_bytes'] == found['bytes_per_second'] / 4.8e12
   other = frame_rows._achieved(work, timing, 'something else')
   assert 'share_of_peak_bytes' not in other
+  printed = suites._achieved(found)
+  assert 'GB/s (' in printed and 'GFLOP/s (' in printed
+  assert suites._achieved(other).count('peak') == 0
+  assert suites._achieved({}) == ''
 
 
 def test_a_card_has_its_own_training_rate():
