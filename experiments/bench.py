@@ -9,8 +9,10 @@ trains configs/out_of_core.py twice), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no GPU) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a
-machine that does nothing else. On an NVIDIA GPU kernels also renders a frame of
-1024 x 1024 rays at tree depth 8, op by op, against torch on the same GPU.
+machine that does nothing else. On an NVIDIA GPU kernels also measures each op,
+a frame of 1024 x 1024 rays at tree depth 8 and training, against torch on the
+same GPU; --cpu_frame=WIDTH does so with the CPU's kernels on a frame of
+WIDTH x WIDTH.
 """
 
 import dataclasses
@@ -28,6 +30,12 @@ _OUT = flags.DEFINE_string('out', None, 'JSON file to write.')
 _TINY = flags.DEFINE_bool(
     'tiny', False, 'Tiny shapes: shows that it runs, measures nothing.'
 )
+_CPU_FRAME = flags.DEFINE_integer(
+    'cpu_frame',
+    0,
+    'Of kernels: also a frame this many pixels wide, and a training batch, on'
+    ' the CPU; 0: none.',
+)
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Trained run: of pictures, and for complexity as well.'
 )
@@ -39,6 +47,8 @@ def main(argv) -> None:
   if not _OUT.value:
     raise errors.InputError('--out: got nothing, expected a JSON file')
   context = suites.tiny_context() if _TINY.value else suites.default_context()
+  if _CPU_FRAME.value:
+    context = suites.with_cpu_frame(context, _CPU_FRAME.value)
   paged = out_of_core.get_config('quicktest' if _TINY.value else None)
   context = dataclasses.replace(context, paged=paged)
   if _WORKDIR.value:

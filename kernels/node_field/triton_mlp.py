@@ -157,7 +157,7 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
     hashed = [c for s, c in enumerate(counts) if not all(spec.grid.is_dense(s))]
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     return calls.triton_call(
-        body.forward,
+        body.field_forward,
         operands.features,
         operands.position,
         triton_hash_lookup.layout(spec.grid),
@@ -292,21 +292,25 @@ def sum_rows(values, order, starts, ends):
   groups, width = starts.shape[0], values.shape[1]
   if not values.size:
     return jnp.zeros((groups, width), jnp.float32)
-  block_w = min(triton.next_power_of_2(width), 1024)
-  # Of few columns several groups fill the threads.
-  block_g = calls.block_size(groups, max(1, 512 // block_w))
+  block_w, ordered = min(triton.next_power_of_2(width), 128), order.shape[0] > 0
+  # Weights: a slot may have thousands of blocks, read 32 values a thread at
+  # once. Rays have tens of samples and few columns: several fill the threads.
+  block_g = max(1, 512 // block_w) if ordered else 1
+  block_i = 4 if ordered else 4096 // block_w
+  block_g = calls.block_size(groups, block_g)
   (total,) = calls.triton_call(
       triton_backward.sum_rows,
       values,
-      order if order.shape[0] else starts,
+      order if ordered else starts,
       starts,
       ends,
       groups,
       out=[jax.ShapeDtypeStruct((groups, width), jnp.float32)],
       grid=(-(-groups // block_g), -(-width // block_w)),
       WIDTH=width,
-      ORDERED=bool(order.shape[0]),
+      ORDERED=ordered,
       BLOCK_G=block_g,
+      BLOCK_I=block_i,
       BLOCK_W=block_w,
   )
   return total

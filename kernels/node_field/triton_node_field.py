@@ -96,11 +96,8 @@ def _instantiate(cotangent):
 
 def _ray_sums(per_sample, ray_idx, num_rays: int):
   """[R, D] sums over the samples of each ray, in a fixed order."""
-  key = jnp.where((ray_idx >= 0) & (ray_idx < num_rays), ray_idx, num_rays)
-  order = jnp.argsort(key, stable=True).astype(jnp.int32)
-  edges = jnp.searchsorted(key[order], jnp.arange(num_rays + 1))
-  edges = edges.astype(jnp.int32)
-  return triton_mlp.sum_rows(per_sample, order, edges[:-1], edges[1:])
+  order, edges = blocks.sort(ray_idx, num_rays)
+  return triton_mlp.sum_rows(per_sample, order, edges[:-2], edges[1:-1])
 
 
 def _field_bwd(spec, residual, grads):

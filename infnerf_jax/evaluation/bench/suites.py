@@ -9,6 +9,7 @@ from infnerf_jax import errors
 from infnerf_jax.evaluation.bench import (
     breakdown,
     contests,
+    frame,
     frame_rows,
     harness,
     paged_rows,
@@ -46,7 +47,8 @@ class Context:
     shapes: by name: those of the promise, or tiny ones in a test.
     efforts: how long each is measured.
     parts: of a step that the suite `kernels` measures.
-    gpu: the frame and the training step of its rows on a GPU.
+    gpu: frame, training batch and step of its rows on a GPU.
+    cpu: the same on the CPU; None: not measured.
     tiny: shapes that measure nothing.
     scene: LoadedScene that `pictures` and `complexity` look at.
     paged: config of the run that the suite `out_of_core` measures.
@@ -55,7 +57,8 @@ class Context:
   shapes: dict[str, shapes.StepShape]
   efforts: dict[str, contests.Effort]
   parts: tuple[str, ...] = breakdown.PARTS
-  gpu: frame_rows.GpuContext = frame_rows.GpuContext()
+  gpu: frame_rows.DeviceContext = frame_rows.DeviceContext()
+  cpu: frame_rows.DeviceContext | None = None
   tiny: bool = False
   scene: Any = None
   paged: Any = None
@@ -80,9 +83,37 @@ def tiny_context() -> Context:
       shapes={'small': shapes.SHAPES['tiny']},
       efforts={'small': effort},
       parts=('hash_forward', 'mlp_adam'),
-      gpu=frame_rows.tiny_context(effort),
+      gpu=frame_rows.DeviceContext(
+          shape=frame.TINY, train=shapes.SHAPES['tiny'], effort=effort
+      ),
       tiny=True,
   )
+
+
+def with_cpu_frame(context: Context, width: int) -> Context:
+  """`context` whose kernels are measured on the CPU's frame too.
+
+  Args:
+    context: tiny or not.
+    width: pixels of the frame's side.
+
+  Returns:
+    Context.
+
+  Raises:
+    InputError: no such width.
+  """
+  largest = frame.TINY if context.tiny else frame.FRAME
+  if not 1 <= width <= largest.width:
+    raise errors.InputError(
+        f'--cpu_frame: got {width}, expected 1 to {largest.width}'
+    )
+  cpu = frame_rows.cpu_context(
+      dataclasses.replace(largest, width=width, rays_per_block=width * width),
+      context.shapes['small'],
+      context.efforts['small'],
+  )
+  return dataclasses.replace(context, cpu=cpu)
 
 
 def _ours(step: str, implementation: str = 'native') -> contests.Peer:
@@ -196,13 +227,17 @@ def run_render(context: Context) -> list[harness.Row]:
 
 
 def run_kernels(context: Context) -> list[harness.Row]:
-  """Parts of a step by backend, on the CPU; a frame's ops, on a GPU."""
+  """Parts of a step on the CPU; ops of frame and batch on a GPU."""
   rows = []
   for key, shape in context.shapes.items():
     rows += breakdown.backends(
         f'kernels/{key}', shape, context.efforts[key], context.parts
     )
-  return rows + frame_rows.rows('kernels/gpu', context.gpu)
+  rows += frame_rows.rows('kernels/gpu', context.gpu)
+  if context.cpu is not None:
+    name = f'kernels/cpu {context.cpu.shape.width}'
+    rows += frame_rows.rows(name, context.cpu)
+  return rows
 
 
 def run_complexity(context: Context) -> list[harness.Row]:
@@ -291,6 +326,18 @@ def write(result: dict, path) -> None:
       PLOTS[row['name']](row['detail'], name)
 
 
+def _achieved(detail: dict) -> str:
+  """Bytes and operations a second, with their shares of the device's peaks."""
+  text = ''
+  for what, unit in (('bytes', 'GB/s'), ('flop', 'GFLOP/s')):
+    rate = detail.get(f'{what}_per_second')
+    if rate:
+      text += f', {rate / 1e9:.4g} {unit}'
+      share = detail.get(f'share_of_peak_{what}')
+      text += '' if share is None else f' ({share:.1%} of peak)'
+  return text
+
+
 def table(result: dict) -> str:
   """The rows as lines to read."""
   number = lambda x: '-' if x is None else f'{x:.4g}'
@@ -299,6 +346,7 @@ def table(result: dict) -> str:
     passed = {True: 'passed', False: 'FAILED', None: ''}[row['passed']]
     target = f'{row["rule"]} {row["target"]:g}' if row['target'] else ''
     note = row['note'] if row['value'] is None else row['unit']
+    note += _achieved(row['detail'])
     lines.append(
         f'{row["name"]:64s} {number(row["value"]):>9s}'
         f' {number(row["reference"]):>9s} {number(row["ratio"]):>7s}'

@@ -17,6 +17,15 @@ OPTIMIZERS = ('dense', 'lazy')
 _RATE, _B1, _B2, _EPS = 1e-2, 0.9, 0.99, 1e-15
 
 
+def use_platform(platform: str) -> None:
+  """Makes what follows run on 'cpu' or 'gpu'; RuntimeError if it cannot."""
+  if platform == 'gpu':
+    if not torch.cuda.is_available():
+      raise RuntimeError('no GPU: torch has no CUDA device')
+    torch.set_default_device('cuda')
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
 def _leaf(array):
   return torch.tensor(array).requires_grad_()
 
@@ -79,6 +88,22 @@ class NodeFields:
     order, parts = self._parts(data.slot)
     position = data.position[order]
     return torch.cat([self._encode(n, position[p]) for n, p in parts])
+
+  def scatter(self, position, slot, gradient):
+    """Adds features' gradients to the tables' buffers (hand_written only).
+
+    Args:
+      position: [S, 3].
+      slot: [S].
+      gradient: [S, L * F] of the encoded features.
+    """
+    order, parts = self._parts(slot)
+    position, gradient = position[order], gradient[order]
+    for node, mine in parts:
+      rows, weights = self._lookup[node > 0](position[mine])
+      if self.touched is not None:
+        self.touched[node].index_fill_(0, rows.view(-1).long(), True)
+      torch_grid.scatter(self.tables[node].grad, rows, weights, gradient[mine])
 
   def _parts(self, slot):
     """([S] samples sorted by node, [(node, its slice of them)])."""
@@ -200,7 +225,7 @@ class _Adam:
 
 def tensors(data: shapes.StepData) -> shapes.StepData:
   """The same data as tensors."""
-  return shapes.StepData(*[torch.from_numpy(x) for x in data])
+  return shapes.StepData(*[torch.tensor(x) for x in data])
 
 
 def num_rows(shape: shapes.StepShape) -> int:
