@@ -139,7 +139,7 @@ def test_control_points_place_the_scene(tmp_path):
   found = scene.cameras.cam_to_world[:, :, 3] + scene.frame['offset']
   before = by_gps.cameras.cam_to_world[:, :, 3] + by_gps.frame['offset']
   np.testing.assert_allclose(found, before + shift, atol=1e-3)
-  assert scene.frame['height_datum'] == 'as in the ground control points'
+  assert scene.frame['vertical_datum'] == 'as in the ground control points'
   text = report.describe(result)
   assert 'control points    6, RMSE 0.000 m' in text
   gcp.write_text('\n'.join(lines).replace('.png', '.gif'))
