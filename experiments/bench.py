@@ -4,8 +4,8 @@ python -m experiments.bench --suite=train --out=FILE.json
 
 Suites: train (about 5 minutes on two cores), render (2), kernels (2),
 complexity (3; draws FILE.png beside), scaling (3, of which counts only: any
-load will do; draws FILE.png), pictures (2; of --workdir), out_of_core (15;
-trains configs/out_of_core.py twice), all.
+load will do; draws FILE.png), pictures (2; of --workdir), maps (3; of
+--workdir), out_of_core (15; trains configs/out_of_core.py twice), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no GPU) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a
@@ -19,8 +19,10 @@ from absl import flags
 
 from configs import out_of_core
 from infnerf_jax import command, errors
+from infnerf_jax.accuracy import suite as maps
 from infnerf_jax.evaluation.bench import suites
 
+suites.add('maps', maps.run)
 _SUITE = flags.DEFINE_string(
     'suite', 'all', f'One of {", ".join(suites.SUITES)} or all.'
 )
@@ -29,7 +31,12 @@ _TINY = flags.DEFINE_bool(
     'tiny', False, 'Tiny shapes: shows that it runs, measures nothing.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Trained run: of pictures, and for complexity as well.'
+    'workdir',
+    None,
+    'Trained run: of pictures and maps, and for complexity as well.',
+)
+_MAP = flags.DEFINE_string(
+    'map', None, 'FILE.tif of --workdir that maps looks at; default: makes one.'
 )
 
 
@@ -40,7 +47,7 @@ def main(argv) -> None:
     raise errors.InputError('--out: got nothing, expected a JSON file')
   context = suites.tiny_context() if _TINY.value else suites.default_context()
   paged = out_of_core.get_config('quicktest' if _TINY.value else None)
-  context = dataclasses.replace(context, paged=paged)
+  context = dataclasses.replace(context, paged=paged, map_path=_MAP.value)
   if _WORKDIR.value:
     import infnerf_jax
 

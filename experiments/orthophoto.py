@@ -31,6 +31,10 @@ _MAX_MEMORY_GB = flags.DEFINE_float(
     "Most memory for model, rays, tiles and files; 0: as in training.",
     lower_bound=0.0,
 )  # fmt: skip
+_SUPERSAMPLING = flags.DEFINE_integer(
+    'supersampling', 0, 'Rays along a side of a pixel; 0: as the finest level'
+    ' asks for, at most 4.', lower_bound=0, upper_bound=16,
+)  # fmt: skip
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only say what it would take.')
 flags.mark_flags_as_required(['workdir', 'gsd', 'out'])
 
@@ -58,7 +62,8 @@ def main(argv):
   loaded = infnerf_jax.load(_WORKDIR.value)
   cap = _MAX_MEMORY_GB.value or loaded.config['max_memory_gb'] or None
   pixels = orthophoto.FieldPixels(
-      loaded, appearance=_APPEARANCE.value, max_memory_gb=cap
+      loaded, appearance=_APPEARANCE.value, max_memory_gb=cap,
+      supersampling=_SUPERSAMPLING.value,
   )
   tile_size, cache_bytes = orthophoto.memory_plan(cap)
   job = orthophoto.plan_map(

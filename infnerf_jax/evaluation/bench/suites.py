@@ -49,6 +49,7 @@ class Context:
     gpu: the frame and the training step of its rows on a GPU.
     tiny: shapes that measure nothing.
     scene: LoadedScene that `pictures` and `complexity` look at.
+    map_path: FILE.tif of a capture that `maps` looks at, None: it makes one.
     paged: config of the run that the suite `out_of_core` measures.
   """
 
@@ -58,6 +59,7 @@ class Context:
   gpu: frame_rows.GpuContext = frame_rows.GpuContext()
   tiny: bool = False
   scene: Any = None
+  map_path: Any = None
   paged: Any = None
 
 
@@ -248,6 +250,16 @@ SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'pictures': run_pictures,
     'out_of_core': run_out_of_core,
 }
+
+
+def add(name: str, run_suite: Callable[[Context], list[harness.Row]]) -> None:
+  """Makes a suite of a higher layer known.
+
+  Args:
+    name: of the suite.
+    run_suite: gives its rows.
+  """
+  SUITES[name] = run_suite
 
 
 def run(suite: str, context: Context | None = None) -> dict:
