@@ -56,7 +56,8 @@ def photo_gsd(loaded, ground: float = 0.0) -> float:
   poses = np.asarray(loaded.cameras.cam_to_world, np.float64)
   down = np.maximum(-poses[:, 2, 2], 1e-3)
   focal = np.asarray(loaded.cameras.intrinsics)[:, 0]
-  return float(np.median((poses[:, 2, 3] - ground) / down / focal) * loaded.downscale)
+  gsd = np.median((poses[:, 2, 3] - ground) / down / focal)
+  return float(gsd * loaded.downscale)
 
 
 def exact(city, west: float, north: float, gsd: float, size: int) -> Truth:

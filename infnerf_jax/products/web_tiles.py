@@ -35,14 +35,16 @@ def check_folder(folder) -> pathlib.Path:
     InputError: it holds something, or cannot be written.
   """
   folder = pathlib.Path(folder)
-  partial = folder.with_name(f'{folder.name}.part')
   try:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
       raise errors.InputError(
           f'--xyz: {folder}: got something that is there already, expected a'
           ' new folder'
       )
-    partial.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    probe = folder.with_name(f'.{folder.name}.{os.getpid()}.part')
+    probe.touch()
+    probe.unlink()
   except OSError as error:
     raise errors.InputError(
         f'--xyz: {folder}: got {error.strerror}, expected a folder that can be'
@@ -201,7 +203,7 @@ def _take_up(partial: pathlib.Path, stamp) -> None:
   except (OSError, ValueError):
     known = None
   if known != stamp:
-    shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     json_files.write_json_atomic(partial / _STAMP, stamp)
 
