@@ -51,11 +51,10 @@ def main(argv):
   """Makes the map and prints what was written."""
   del argv
   import infnerf_jax  # jax only where it is needed
+  from infnerf_jax.geometry import map_boundary, map_frame
   from infnerf_jax.products import (
-    map_boundary,
     map_canvas,
     map_files,
-    map_frame,
     orthophoto,
     web_tiles,
   )  # fmt: skip

@@ -16,7 +16,7 @@ from infnerf_jax.accuracy import map_reading, registration
 from infnerf_jax.capture import metadata
 from infnerf_jax.evaluation import metrics
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import map_frame
+from infnerf_jax.geometry import map_frame
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import readers
 

@@ -13,7 +13,8 @@ import numpy as np
 from infnerf_jax.accuracy import map_reading, registration
 from infnerf_jax.evaluation import metrics
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import map_frame, orthophoto
+from infnerf_jax.geometry import map_frame
+from infnerf_jax.products import orthophoto
 from infnerf_jax.scene import city as city_lib
 
 # Sizes of a map's pixel, of the photos' own.

@@ -11,7 +11,8 @@ import numpy as np
 
 from infnerf_jax.accuracy import capture_maps, city_maps
 from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.products import map_frame, orthophoto
+from infnerf_jax.geometry import map_frame
+from infnerf_jax.products import orthophoto
 from infnerf_jax.scene import readers
 
 # Of a map's pixel: what heights and places may be off.

@@ -15,11 +15,10 @@ from typing import Any, Callable, NamedTuple, Protocol
 import numpy as np
 
 from infnerf_jax import errors, progress
+from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
-    map_boundary,
     map_canvas,
     map_files,
-    map_frame,
 )
 
 _TILE_SIZES = (1024, 512, 256, 128)
@@ -292,7 +291,10 @@ def render_tile(job: MapJob, tile: map_canvas.Tile):
     return None
   inside = np.ones((tile.height, tile.width), bool)
   if job.boundary is not None:
-    inside = job.boundary.inside(job.canvas, tile)
+    west, _, _, north = job.canvas.rectangle(tile)
+    inside = job.boundary.inside(
+        west, north, job.canvas.gsd, (tile.height, tile.width)
+    )
     if not inside.any():
       return None
   top = float(job.box[1, 2]) + job.pixels.near

@@ -10,7 +10,8 @@ _CODE = r"""
 import json, sys
 import numpy as np
 import rasterio
-from infnerf_jax.products import map_frame, orthophoto
+from infnerf_jax.geometry import map_frame
+from infnerf_jax.products import orthophoto
 from tests.products import exact_pixels
 
 WIDTH, HEIGHT, KIND, CAP, OUT = sys.argv[1:]

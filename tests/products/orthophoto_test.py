@@ -11,11 +11,10 @@ import rasterio
 
 from infnerf_jax import errors, loaded
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
-  map_boundary,
   map_canvas,
   map_files,
-  map_frame,
   orthophoto,
 )  # fmt: skip
 from infnerf_jax.render import ray_block, render_rays
@@ -279,7 +278,9 @@ def test_pixels_of_several_rays_are_their_mean():
     np.testing.assert_allclose(
         found.rgb[row, column], maps.rgb[part].mean(axis=(0, 1))
     )
-    np.testing.assert_allclose(found.level[row, column], maps.level[part].mean())
+    np.testing.assert_allclose(
+        found.level[row, column], maps.level[part].mean()
+    )
     # Never between two surfaces; none where most rays meet none.
     want = np.sort(maps.distance[part].ravel())[1]
     assert found.distance[row, column] == want
@@ -295,7 +296,8 @@ def test_coarse_pixels_take_rays_as_fine_as_the_finest_level(field):
         projection=cameras_lib.ORTHOGRAPHIC,
     )  # fmt: skip
     assert whole.rays_per_side(camera) == side
-  assert orthophoto.FieldPixels(field, supersampling=3).rays_per_side(camera) == 3
+  asked = orthophoto.FieldPixels(field, supersampling=3)
+  assert asked.rays_per_side(camera) == 3
   # The same rays, whether in strips or at once.
   gsd = 2.5 * wide
   job = orthophoto.plan_map(whole, _LOCAL, gsd=gsd, tile_size=13)
