@@ -38,7 +38,7 @@ def make_scene(plan, models, work: pathlib.Path):
 
   Args:
     plan: prepare.Plan.
-    models: see `structure.read_models`.
+    models: see `mapping.read_models`.
     work: folder with `images/`.
 
   Returns:

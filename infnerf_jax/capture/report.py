@@ -15,7 +15,7 @@ def make_report(plan, links, models, scene, placed) -> dict:
   Args:
     plan: prepare.Plan.
     links: structure.Links.
-    models: see `structure.read_models`.
+    models: see `mapping.read_models`.
     scene: the scene.Scene that is written.
     placed: placing.Placed.
 
