@@ -29,7 +29,10 @@ def map_models(
   if not (work / _DONE).exists():
     shutil.rmtree(sparse, ignore_errors=True)
     sparse.mkdir()
-    with structure.quiet(), progress.Progress(num_photos, description='mapping') as bar:
+    with (
+        structure.quiet(),
+        progress.Progress(num_photos, description='mapping') as bar,
+    ):
       _run_mapping(num_photos, work, options, bar)
     json_files.write_json_atomic(
         work / _DONE, {'models': len(os.listdir(sparse))}
