@@ -3,8 +3,9 @@
 import numpy as np
 from PIL import Image
 
+from infnerf_jax.accuracy import exact_pixels
 from infnerf_jax.products import map_preview, orthophoto
-from tests.products import exact_pixels, orthophoto_test
+from tests.products import orthophoto_test
 
 
 def test_previews_show_the_map(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 
 from infnerf_jax import errors, loaded
+from infnerf_jax.accuracy import exact_pixels
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
@@ -20,7 +21,6 @@ from infnerf_jax.products import (
 from infnerf_jax.render import ray_block, render_rays
 from infnerf_jax.scene import city as city_lib
 from tests import tiny_model
-from tests.products import exact_pixels
 
 _LOCAL = map_frame.make_frame(
     {'offset': np.zeros(3), 'rotation': np.eye(3), 'coordinate_system': 'x'}

@@ -50,6 +50,8 @@ class Context:
     tiny: shapes that measure nothing.
     scene: LoadedScene that `pictures` and `complexity` look at.
     map_path: FILE.tif of a capture that `maps` looks at, None: it makes one.
+    canvas_size: (width, height) of `canvas`, None: the promised one.
+    folder: for large files, None: the machine's own for temporary ones.
     paged: config of the run that the suite `out_of_core` measures.
   """
 
@@ -60,6 +62,8 @@ class Context:
   tiny: bool = False
   scene: Any = None
   map_path: Any = None
+  canvas_size: tuple[int, int] | None = None
+  folder: str | None = None
   paged: Any = None
 
 
