@@ -49,6 +49,7 @@ def base() -> ml_collections.ConfigDict:
   data.test_list = ''  # file of names; overrides test_every
   data.train_list = ''  # file of names
   data.validation_every = 0  # of the training photos; 0: no validation split
+  data.boundary = ''  # GeoJSON; nothing outside its polygons is trained
   data.max_damaged_fraction = 0.1  # of photos that cannot be decoded
 
   # Octree (names of the paper's description). Lengths are metres.

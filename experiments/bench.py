@@ -4,8 +4,9 @@ python -m experiments.bench --suite=train --out=FILE.json
 
 Suites: train (about 5 minutes on two cores), render (2), kernels (2),
 complexity (3; draws FILE.png beside), scaling (3, of which counts only: any
-load will do; draws FILE.png), pictures (2; of --workdir), out_of_core (15;
-trains configs/out_of_core.py twice), all.
+load will do; draws FILE.png), pictures (2; of --workdir), maps (3; of
+--workdir), canvas (an hour, 40 GB of disk; less with --canvas), out_of_core
+(15; trains configs/out_of_core.py twice), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no GPU) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a
@@ -16,13 +17,18 @@ WIDTH x WIDTH.
 """
 
 import dataclasses
+import os
 
 from absl import flags
 
 from configs import out_of_core
 from infnerf_jax import command, errors
+from infnerf_jax.accuracy import canvas_suite
+from infnerf_jax.accuracy import suite as maps
 from infnerf_jax.evaluation.bench import suites
 
+suites.add('maps', maps.run)
+suites.add('canvas', canvas_suite.run)
 _SUITE = flags.DEFINE_string(
     'suite', 'all', f'One of {", ".join(suites.SUITES)} or all.'
 )
@@ -37,8 +43,28 @@ _CPU_FRAME = flags.DEFINE_integer(
     ' the CPU; 0: none.',
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Trained run: of pictures, and for complexity as well.'
+    'workdir',
+    None,
+    'Trained run: of pictures and maps, and for complexity as well.',
 )
+_MAP = flags.DEFINE_string(
+    'map', None, 'FILE.tif of --workdir that maps looks at; default: makes one.'
+)
+_CANVAS = flags.DEFINE_string(
+    'canvas', '50000x44000', 'WIDTHxHEIGHT of the map that canvas makes.'
+)
+
+
+def _canvas_size():
+  try:
+    width, height = (int(n) for n in _CANVAS.value.split('x'))
+  except ValueError:
+    width = height = 0
+  if min(width, height) < 1:
+    raise errors.InputError(
+        f'--canvas: got {_CANVAS.value!r}, expected WIDTHxHEIGHT in pixels'
+    )
+  return width, height
 
 
 def main(argv) -> None:
@@ -50,7 +76,10 @@ def main(argv) -> None:
   if _CPU_FRAME.value:
     context = suites.with_cpu_frame(context, _CPU_FRAME.value)
   paged = out_of_core.get_config('quicktest' if _TINY.value else None)
-  context = dataclasses.replace(context, paged=paged)
+  context = dataclasses.replace(
+      context, paged=paged, map_path=_MAP.value, canvas_size=_canvas_size(),
+      folder=os.path.dirname(os.path.abspath(_OUT.value)),
+  )  # fmt: skip
   if _WORKDIR.value:
     import infnerf_jax
 

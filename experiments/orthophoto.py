@@ -1,6 +1,8 @@
 """Makes a true orthophoto and a surface model of a trained run.
 
 python -m experiments.orthophoto --workdir=DIR --gsd=0.1 --out=FILE.tif
+
+The same command goes on where it was interrupted, tile by tile.
 """
 
 from absl import flags
@@ -31,6 +33,16 @@ _MAX_MEMORY_GB = flags.DEFINE_float(
     "Most memory for model, rays, tiles and files; 0: as in training.",
     lower_bound=0.0,
 )  # fmt: skip
+_SUPERSAMPLING = flags.DEFINE_integer(
+    'supersampling', 0, 'Rays along a side of a pixel; 0: as the finest level'
+    ' asks for, at most 4.', lower_bound=0, upper_bound=16,
+)  # fmt: skip
+_XYZ = flags.DEFINE_string(
+    'xyz', '', 'Folder for web tiles of the map too, z/x/y.png.'
+)
+_PREVIEW = flags.DEFINE_bool(
+    'preview', False, 'Also FILE.png and FILE_dsm.png (shaded), small.'
+)
 _DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only say what it would take.')
 flags.mark_flags_as_required(['workdir', 'gsd', 'out'])
 
@@ -39,12 +51,12 @@ def main(argv):
   """Makes the map and prints what was written."""
   del argv
   import infnerf_jax  # jax only where it is needed
+  from infnerf_jax.geometry import map_boundary, map_frame
   from infnerf_jax.products import (
-    map_boundary,
     map_canvas,
     map_files,
-    map_frame,
     orthophoto,
+    web_tiles,
   )  # fmt: skip
 
   map_canvas.check_gsd(_GSD.value)
@@ -52,13 +64,17 @@ def main(argv):
   bounds = map_canvas.parse_bounds(_BOUNDS.value) if _BOUNDS.value else None
   frame = map_frame.read_frame(_WORKDIR.value)
   frame = map_frame.make_frame(frame, _CRS.value or None)
+  if _XYZ.value:
+    web_tiles.check_crs(frame.crs)
+    web_tiles.check_folder(_XYZ.value)
   boundary = None
   if _BOUNDARY.value:
     boundary = map_boundary.read_boundary(_BOUNDARY.value, frame)
   loaded = infnerf_jax.load(_WORKDIR.value)
   cap = _MAX_MEMORY_GB.value or loaded.config['max_memory_gb'] or None
   pixels = orthophoto.FieldPixels(
-      loaded, appearance=_APPEARANCE.value, max_memory_gb=cap
+      loaded, appearance=_APPEARANCE.value, max_memory_gb=cap,
+      supersampling=_SUPERSAMPLING.value,
   )
   tile_size, cache_bytes = orthophoto.memory_plan(cap)
   job = orthophoto.plan_map(
@@ -86,6 +102,21 @@ def main(argv):
     print(
         f'{report["tiles_resumed"]} of {report["tiles"]} tiles were there'
         ' already'
+    )
+  _write_more(out)
+
+
+def _write_more(out):
+  """Preview and web tiles of a finished map, where they are asked for."""
+  from infnerf_jax.products import map_preview, web_tiles
+
+  if _PREVIEW.value:
+    print(f'wrote {", ".join(map(str, map_preview.write_preview(out)))}')
+  if _XYZ.value:
+    tiles = web_tiles.write_tiles(out, _XYZ.value)
+    print(
+        f'wrote {_XYZ.value}: {tiles["num_tiles"]} tiles, zoom'
+        f' {tiles["minzoom"]} to {tiles["maxzoom"]}'
     )
 
 

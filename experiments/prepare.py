@@ -35,6 +35,12 @@ _GCP_CHECK = flags.DEFINE_list(
 )
 _OVERLAP = flags.DEFINE_float('overlap', 0.8, "Of a video's chosen frames.")
 _MAX_FRAMES = flags.DEFINE_integer('max_frames', 600, 'Of a video.')
+_MAPPING = flags.DEFINE_string(
+    'mapping', 'incremental', 'incremental, or global (GLOMAP): all at once.'
+)
+_DEVICE = flags.DEFINE_string(
+    'device', 'auto', 'Of features and matches: auto, cpu or gpu (CUDA).'
+)
 _THREADS = flags.DEFINE_integer('threads', -1, 'CPU threads; -1 is all.')
 _LINK = flags.DEFINE_bool('link', False, 'Link to the photos; do not copy.')
 _OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Replace a scene in --out.')
@@ -51,8 +57,9 @@ def _options() -> prepare.Options:
       overwrite=_OVERWRITE.value,
       keep_work=_KEEP_WORK.value,
       sfm=structure.Options(
-          _MAX_SIZE.value, _MAX_FEATURES.value, _THREADS.value
-      ),
+          _MAX_SIZE.value, _MAX_FEATURES.value, _THREADS.value,
+          _MAPPING.value, _DEVICE.value,
+      ),  # fmt: skip
       gcp=pathlib.Path(_GCP.value) if _GCP.value else None,
       gcp_check=tuple(_GCP_CHECK.value),
       frames=video.Options(_OVERLAP.value, _MAX_FRAMES.value),

@@ -1,6 +1,8 @@
 """Renders views of a trained run: pictures, depth, films.
 
 python -m experiments.render --workdir=DIR --path=spiral --out=FOLDER
+
+The same command goes on where it was interrupted, frame by frame.
 """
 
 from absl import flags
@@ -14,7 +16,8 @@ _PATH = flags.DEFINE_string(
     'path',
     'spiral',
     'test (the test photos), spiral (around the scene), zoom (from far above to'
-    ' close up), or a camera_path.json of nerfstudio.',
+    ' close up), flyover (along the flight), or a camera_path.json of'
+    ' nerfstudio.',
 )
 _OUT = flags.DEFINE_string('out', None, 'Folder for what is rendered.')
 _APPEARANCE = flags.DEFINE_string(
@@ -30,7 +33,7 @@ _MAX_MEMORY_MB = flags.DEFINE_float(
     'max_memory_mb', 0.0, 'The same in megabytes (1e6 bytes).', lower_bound=0.0
 )
 _NUM_FRAMES = flags.DEFINE_integer(
-    'num_frames', 120, 'Views of spiral and zoom.', lower_bound=1
+    'num_frames', 120, 'Views of spiral, zoom and flyover.', lower_bound=1
 )
 _WIDTH = flags.DEFINE_integer(
     'width', 0, 'Pixels; 0 derives it from the photos.', lower_bound=0
@@ -57,11 +60,11 @@ def main(argv):
   import infnerf_jax  # jax only where it is needed
   from infnerf_jax.products import film, paths
 
-  if _PATH.value not in ('test', 'spiral', 'zoom'):
-    if not _PATH.value.endswith('.json'):
-      raise errors.InputError(
-          f'--path: got {_PATH.value!r}, expected test, spiral, zoom or a .json'
-      )
+  if _PATH.value not in paths.KINDS and not _PATH.value.endswith('.json'):
+    raise errors.InputError(
+        f'--path: got {_PATH.value!r}, expected {", ".join(paths.KINDS)} or a'
+        ' .json'
+    )
   if _MAX_MEMORY_GB.value and _MAX_MEMORY_MB.value:
     raise errors.InputError(
         '--max_memory_mb: got a value beside --max_memory_gb, expected one'

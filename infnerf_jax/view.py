@@ -7,7 +7,8 @@ import numpy as np
 
 from infnerf_jax import errors, loaded
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import map_frame, paths, surroundings
+from infnerf_jax.geometry import map_frame
+from infnerf_jax.products import paths, surroundings
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.viewer import app, web

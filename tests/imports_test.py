@@ -29,6 +29,8 @@ _LAYERS = (
     ('infnerf_jax.training',),
     ('infnerf_jax.evaluation',),
     ('infnerf_jax.capture', 'infnerf_jax.products', 'infnerf_jax.viewer'),
+    # Measures products against photos and truth.
+    ('infnerf_jax.accuracy',),
     # The face of the library: its other modules, such as `infnerf_jax.doctor`.
     ('infnerf_jax',),
     ('configs',),

@@ -38,7 +38,7 @@ def make_scene(plan, models, work: pathlib.Path):
 
   Args:
     plan: prepare.Plan.
-    models: see `structure.read_models`.
+    models: see `mapping.read_models`.
     work: folder with `images/`.
 
   Returns:
@@ -123,7 +123,7 @@ def _frame(placed, poses, plan, model):
       'coordinate_system': f'EPSG:{placed.epsg}',
       'offset': placed.offset.tolist(),
       'rotation': np.eye(3).tolist(),
-      'height_datum': height,
+      'vertical_datum': height,
       'model_to_scene': {
           'scale': transform.scale,
           'rotation': transform.rotation.tolist(),

@@ -14,6 +14,7 @@ from infnerf_jax import errors, json_files
 from infnerf_jax.capture import (
     georeference,
     ground_control,
+    mapping,
     pairs,
     photos,
     placing,
@@ -95,11 +96,7 @@ def make_plan(photo_dir, out_dir, options: Options) -> Plan:
         f'--matching: got {options.matching!r}, expected auto,'
         f' {", ".join(pairs.MATCHINGS)}'
     )
-  if options.sfm.max_size < 100 or options.sfm.max_features < 50:
-    raise errors.InputError(
-        f'--max_size, --max_features: got {options.sfm.max_size},'
-        f' {options.sfm.max_features}, expected at least 100 and 50'
-    )
+  structure.check_options(options.sfm)
   photo_dir, out_dir = pathlib.Path(photo_dir), pathlib.Path(out_dir)
   if photo_dir.resolve() in (out_dir.resolve(), *out_dir.resolve().parents):
     raise errors.InputError(
@@ -176,8 +173,8 @@ def prepare(photo_dir, out_dir, options: Options = Options()) -> dict:
   structure.match(rows, plan.pairs, work, options.sfm)
   links = structure.read_links(rows, work)
   _check_overlap(photo_dir, links)
-  models = structure.read_models(
-      structure.map_models(len(rows), work, options.sfm)
+  models = mapping.read_models(
+      mapping.map_models(len(rows), work, options.sfm)
   )
   if not models:
     raise errors.InputError(
@@ -256,7 +253,7 @@ def make_stamp(plan: Plan, options: Options) -> str:
       )
       for p in plan.folder.photos
   ]
-  settings = options.sfm._replace(threads=0)
+  settings = options.sfm._replace(threads=0, device='')
   content = [files, list(settings), plan.matching, options.use_gps]
   content = json.dumps([content, options.copy_photos])
   return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ def make_report(plan, links, models, scene, placed) -> dict:
   Args:
     plan: prepare.Plan.
     links: structure.Links.
-    models: see `structure.read_models`.
+    models: see `mapping.read_models`.
     scene: the scene.Scene that is written.
     placed: placing.Placed.
 
@@ -165,7 +165,7 @@ def describe(report: dict) -> str:
       'reprojection      '
       f'{report["mean_reprojection_error_pixels"]:.2f} pixels on average',
       f'frame             {report["coordinate_system"]}, offset'
-      f' {", ".join(f"{v:g}" for v in report["offset"])}',
+      f' {", ".join(f"{v:.0f}" for v in report["offset"])}',
   ]
   if report['gsd_metres_per_pixel']:
     lines.append(

@@ -1,4 +1,4 @@
-"""Structure from motion with COLMAP on the CPU, in stages that resume.
+"""Structure from motion with COLMAP, in stages that resume.
 
 Work lies in one folder: `images/` (links to the photos), `database.db`
 (features and matches, written as they come) and `sparse/N` (models).
@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import pycolmap
 
-from infnerf_jax import errors, json_files, progress
+from infnerf_jax import errors, progress
 from infnerf_jax.capture import photos as photos_lib
 from infnerf_jax.scene import decode
 
@@ -27,9 +27,10 @@ _MATCH_BATCH = 64
 _COPIED = ('.webp',)
 # One lens seen this often supports separate fx, fy and tangential terms.
 _MIN_OPENCV = 30
-_SEED = 0
+SEED = 0
 _MIN_PAIR_MATCHES = 15
-_DONE = 'mapping.json'
+MAPPINGS = ('incremental', 'global')
+DEVICES = ('auto', 'cpu', 'gpu')
 
 
 class Options(NamedTuple):
@@ -39,11 +40,45 @@ class Options(NamedTuple):
     max_size: pixels; features are sought in photos made this small.
     max_features: per photo.
     threads: -1 is all.
+    mapping: one of MAPPINGS.
+    device: one of DEVICES; a GPU finds and matches features.
   """
 
   max_size: int = 2000
   max_features: int = 4096
   threads: int = -1
+  mapping: str = 'incremental'
+  device: str = 'auto'
+
+
+def uses_gpu(options: Options) -> bool:
+  """Whether features are found and matched on a GPU."""
+  return options.device != 'cpu' and pycolmap.has_cuda
+
+
+def check_options(options: Options) -> None:
+  """Refuses what this machine or COLMAP does not have.
+
+  Raises:
+    InputError: a mapping or device that is none, a GPU that COLMAP was not
+      built for.
+  """
+  for name, known in (('mapping', MAPPINGS), ('device', DEVICES)):
+    value = getattr(options, name)
+    if value not in known:
+      raise errors.InputError(
+          f'--{name}: got {value!r}, expected {", ".join(known)}'
+      )
+  if options.device == 'gpu' and not pycolmap.has_cuda:
+    raise errors.InputError(
+        '--device: got gpu, expected cpu or auto: this pycolmap was built'
+        ' without CUDA (pycolmap-cuda12 has it)'
+    )
+  if options.max_size < 100 or options.max_features < 50:
+    raise errors.InputError(
+        f'--max_size, --max_features: got {options.max_size},'
+        f' {options.max_features}, expected at least 100 and 50'
+    )
 
 
 class Links(NamedTuple):
@@ -147,7 +182,7 @@ def _extract(path, images, names, reader, options: Options) -> None:
   extraction = pycolmap.FeatureExtractionOptions()
   extraction.max_image_size = options.max_size
   extraction.num_threads = options.threads
-  extraction.use_gpu = False
+  extraction.use_gpu = uses_gpu(options)
   extraction.sift.max_num_features = options.max_features
   pycolmap.extract_features(
       path,
@@ -156,8 +191,12 @@ def _extract(path, images, names, reader, options: Options) -> None:
       camera_mode=pycolmap.CameraMode.SINGLE,
       reader_options=reader,
       extraction_options=extraction,
-      device=pycolmap.Device.cpu,
+      device=_device(options),
   )
+
+
+def _device(options: Options) -> pycolmap.Device:
+  return pycolmap.Device.cuda if uses_gpu(options) else pycolmap.Device.cpu
 
 
 def _reader(group, work, camera_id) -> pycolmap.ImageReaderOptions:
@@ -218,19 +257,19 @@ def match(photos, pairs, work: pathlib.Path, options: Options) -> None:
       not in known
   ]
   options_m = pycolmap.FeatureMatchingOptions()
-  options_m.use_gpu = False
+  options_m.use_gpu = uses_gpu(options)
   options_m.num_threads = options.threads
   geometry = pycolmap.TwoViewGeometryOptions()
-  geometry.ransac.random_seed = _SEED
+  geometry.ransac.random_seed = SEED
   first = len(pairs) - len(todo)
   with progress.Progress(len(pairs), first=first, description='pairs') as bar:
     for start in range(0, len(todo), _MATCH_BATCH):
       batch = todo[start : start + _MATCH_BATCH]
-      _match_batch(path, batch, options_m, geometry)
+      _match_batch(path, batch, options_m, geometry, _device(options))
       bar.update(first + start + len(batch))
 
 
-def _match_batch(path, pairs, matching, geometry) -> None:
+def _match_batch(path, pairs, matching, geometry, device) -> None:
   with tempfile.NamedTemporaryFile('w', suffix='.txt', dir=path.parent) as file:
     file.writelines(f'{a} {b}\n' for a, b in pairs)
     file.flush()
@@ -242,7 +281,7 @@ def _match_batch(path, pairs, matching, geometry) -> None:
           matching_options=matching,
           pairing_options=pairing,
           verification_options=geometry,
-          device=pycolmap.Device.cpu,
+          device=device,
       )
 
 
@@ -287,69 +326,3 @@ def set_cameras(work: pathlib.Path, cameras) -> None:
       if image.name in cameras:
         cameras[image.name].camera_id = image.camera_id
         database.update_camera(cameras[image.name])
-
-
-def map_models(
-    num_photos: int, work: pathlib.Path, options: Options
-) -> dict[int, pathlib.Path]:
-  """Incremental mapping; models that are there already are taken.
-
-  Args:
-    num_photos: in the database.
-    work: folder with database and images.
-    options: see `Options`.
-
-  Returns:
-    Folder of each model by the number of its photos' rank, largest first.
-  """
-  sparse = work / 'sparse'
-  if not (work / _DONE).exists():
-    shutil.rmtree(sparse, ignore_errors=True)
-    sparse.mkdir()
-    with quiet(), progress.Progress(num_photos, description='mapping') as bar:
-      _run_mapping(num_photos, work, options, bar)
-    json_files.write_json_atomic(
-        work / _DONE, {'models': len(os.listdir(sparse))}
-    )
-  folders = sorted(p for p in sparse.iterdir() if (p / 'images.bin').is_file())
-  return {int(folder.name): folder for folder in folders}
-
-
-def _run_mapping(num_photos, work, options: Options, bar) -> None:
-  mapping = pycolmap.IncrementalPipelineOptions()
-  # Ten, COLMAP's own, would refuse captures of a few photos.
-  mapping.min_model_size = max(2, min(10, num_photos // 2))
-  mapping.num_threads = options.threads
-  # One seed for all that is drawn; threads may still add in another order.
-  mapping.random_seed = _SEED
-  mapping.mapper.random_seed = _SEED
-  mapping.triangulation.random_seed = _SEED
-  done = 0
-
-  def advance():
-    nonlocal done
-    done += 1
-    bar.update(min(done, num_photos))
-
-  pycolmap.incremental_mapping(
-      work / 'database.db',
-      work / 'images',
-      work / 'sparse',
-      options=mapping,
-      next_image_callback=advance,
-  )
-
-
-def read_models(folders: dict[int, pathlib.Path]):
-  """Models by size, the one with most photos (then points) first.
-
-  Args:
-    folders: see `map_models`.
-
-  Returns:
-    List of (folder, pycolmap.Reconstruction).
-  """
-  with quiet():
-    models = [(f, pycolmap.Reconstruction(str(f))) for f in folders.values()]
-  size = lambda item: (item[1].num_reg_images(), item[1].num_points3D())
-  return sorted(models, key=size, reverse=True)

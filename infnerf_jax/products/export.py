@@ -3,12 +3,8 @@
 from typing import Any, NamedTuple
 
 from infnerf_jax import errors, progress
-from infnerf_jax.products import (
-    camera_export,
-    map_frame,
-    point_cloud,
-    region,
-)
+from infnerf_jax.geometry import map_frame
+from infnerf_jax.products import camera_export, point_cloud, region
 
 KINDS = ('store', 'points', 'mesh', 'cameras')
 

@@ -5,12 +5,9 @@ import dataclasses
 import functools
 import pathlib
 import resource
-import subprocess
 import sys
-import tempfile
 from typing import Any
 
-import imageio_ffmpeg
 import jax
 import matplotlib
 import numpy as np
@@ -19,7 +16,8 @@ from PIL import Image, PngImagePlugin
 from infnerf_jax import json_files, progress
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import levels
-from infnerf_jax.products import paths as paths_lib
+from infnerf_jax.products import camera_path, film_journal
+from infnerf_jax.products import video as video_lib
 from infnerf_jax.render import render_image, render_rays, shared_proposals
 
 # A pixel that shows less than this of anything has no depth.
@@ -114,82 +112,6 @@ def color_depth(depth, opacity, limits=None) -> np.ndarray:
   return to_bytes(np.where(known[..., None], colors, 0.0))
 
 
-def letterbox(picture, width: int, height: int) -> np.ndarray:
-  """A picture in the middle of a black one of at least its size."""
-  spare = height - picture.shape[0], width - picture.shape[1]
-  before = spare[0] // 2, spare[1] // 2
-  return np.pad(
-      picture,
-      [
-          (before[0], spare[0] - before[0]),
-          (before[1], spare[1] - before[1]),
-          (0, 0),
-      ],
-  )
-
-
-class Video:
-  """Writes an MP4 (H.264); a context manager."""
-
-  def __init__(self, path, width: int, height: int, *, fps: float):
-    """Begins a file.
-
-    Args:
-      path: file.
-      width: pixels, even.
-      height: pixels, even.
-      fps: frames a second.
-    """
-    if width % 2 or height % 2:
-      raise ValueError(f'got {width}x{height}, expected even numbers')
-    self.size = width, height
-    self._path = path
-    self._log = tempfile.TemporaryFile()
-    # The library's own writer forks, which may deadlock JAX's threads; a new
-    # session without a fork hook does not, and Ctrl-C leaves it to finish.
-    self._process = subprocess.Popen(
-        [imageio_ffmpeg.get_ffmpeg_exe(), '-y', '-loglevel', 'error']
-        + ['-f', 'rawvideo', '-pix_fmt', 'rgb24', '-s', f'{width}x{height}']
-        + ['-r', str(fps), '-i', '-', '-an', '-c:v', 'libx264', '-crf', '18']
-        + ['-pix_fmt', 'yuv420p', '-movflags', '+faststart', str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=self._log,
-        start_new_session=True,
-    )
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, error_type, *unused):
-    self.close(check=error_type is None)
-
-  def add(self, picture) -> None:
-    """Adds a frame [H, W, 3] uint8 of at most the video's size."""
-    frame = np.ascontiguousarray(letterbox(picture, *self.size))
-    try:
-      self._process.stdin.write(frame)
-    except BrokenPipeError:
-      self.close(check=True)
-
-  def close(self, *, check: bool = True) -> None:
-    """Waits until the file is whole.
-
-    Raises:
-      OSError: the encoder failed; its words.
-    """
-    with contextlib.suppress(BrokenPipeError):
-      self._process.stdin.close()
-    status = self._process.wait()
-    if self._log.closed:
-      return
-    self._log.seek(0)
-    words = self._log.read().decode(errors='replace').strip()
-    self._log.close()
-    if check and status:
-      raise OSError(f'{self._path}: the video was not written: {words}')
-
-
 def peak_bytes() -> dict[str, Any]:
   """Largest memory so far: the device's, or the process's on a CPU."""
   statistics = jax.devices()[0].memory_stats() or {}
@@ -233,7 +155,6 @@ def _speed(frames) -> dict[str, Any]:
   return {
       'rays_per_second': sum(f['num_rays'] for f in timed) / max(seconds, 1e-9),
       'first_view_seconds': frames[0]['seconds'],
-      'num_rays': sum(f['num_rays'] for f in frames),
   }
 
 
@@ -267,39 +188,61 @@ def _film_size(path) -> tuple[int, int]:
   return width, height
 
 
-def _render_views(loaded, render, path, out, size, show_progress):
-  """Renders and writes all views: (their reports, rays of a device call)."""
-  frames, limits = [], None
+def _render_views(loaded, render, path, out, journal, show_progress):
+  """Renders and writes all views that are not there: the rows rendered."""
+  rendered, limits = [], None
   with contextlib.ExitStack() as stack:
     video = lambda name: stack.enter_context(
-        Video(out / name, *size, fps=path.fps)
+        video_lib.Video(out / name, *_film_size(path), fps=path.fps)
     )
     film, depth_film = video('film.mp4'), video('depth.mp4')
     bar = None
     if show_progress:
       bar = stack.enter_context(
-          progress.Progress(len(path.names), description='render (views)')
+          progress.Progress(
+              len(path.names),
+              first=len(journal.done),
+              description='render (views)',
+          )
       )
     for row, name in enumerate(path.names):
-      more = {}
-      if hasattr(loaded, 'prefetch') and row + 1 < len(path.names):
-        # While this view is computed, the next one's nodes are read.
-        more['following'] = cameras_lib.take(path.cameras, row + 1)
-      image = render(cameras_lib.take(path.cameras, row), **more)
-      limits = depth_limits(image.depth, image.opacity, limits)
-      colored = color_depth(image.depth, image.opacity, limits)
-      frame = _write_frame(image, colored, name, out)
-      frames.append({**frame, **_streaming_report(loaded)})
-      film.add(to_bytes(image.rgb))
-      depth_film.add(colored)
-      if bar is not None:
-        bar.update(row + 1, **_only_speed(frames))
-  return frames, image.ray_block
+      entry = journal.done.get(name)
+      if entry is None:
+        entry, pictures = _render_view(loaded, render, path, row, out, limits)
+        journal.add(entry)
+        rendered.append(name)
+      else:
+        pictures = journal.pictures(entry['frame'])
+      limits = entry['limits'] and np.asarray(entry['limits'])
+      film.add(pictures[0])
+      depth_film.add(pictures[1])
+      if bar is not None and rendered:
+        frames = [journal.done[n]['frame'] for n in rendered]
+        bar.update(len(journal.done), **_only_speed(frames))
+  return rendered
+
+
+def _render_view(loaded, render, path, row, out, limits):
+  """One view and its files: (entry of the journal, its two pictures)."""
+  more = {}
+  if hasattr(loaded, 'prefetch') and row + 1 < len(path.names):
+    # While this view is computed, the next one's nodes are read.
+    more['following'] = cameras_lib.take(path.cameras, row + 1)
+  image = render(cameras_lib.take(path.cameras, row), **more)
+  limits = depth_limits(image.depth, image.opacity, limits)
+  colored = color_depth(image.depth, image.opacity, limits)
+  frame = _write_frame(image, colored, path.names[row], out)
+  entry = {
+      'frame': {**frame, **_streaming_report(loaded)},
+      'limits': None if limits is None else limits.tolist(),
+      'ray_block': image.ray_block,
+  }
+  return entry, (to_bytes(image.rgb), colored)
 
 
 def render_film(
     loaded,
-    path: paths_lib.CameraPath,
+    path: camera_path.CameraPath,
     out,
     *,
     appearance: str | None = None,
@@ -308,6 +251,8 @@ def render_film(
     show_progress: bool = True,
 ) -> dict[str, Any]:
   """Renders a path: `frames/`, `depth/`, `depth_color/`, MP4s, `render.json`.
+
+  A film that was interrupted goes on behind its last finished view.
 
   Args:
     loaded: a LoadedScene, or what renders like one.
@@ -326,23 +271,36 @@ def render_film(
     (out / folder).mkdir(parents=True, exist_ok=True)
   more = {'max_memory_gb': max_memory_gb} if max_memory_gb else {}
   more.update({'options': options} if options else {})
+  embedding = loaded.appearance(appearance)
   render = functools.partial(
       loaded.render,
-      appearance=loaded.appearance(appearance),
+      appearance=embedding,
       pixel_size=path.pixel_size,
       outputs=('rgb', 'depth', 'opacity', 'statistics'),
       **more,
   )
-  size = _film_size(path)
-  frames, ray_block = _render_views(
-      loaded, render, path, out, size, show_progress
-  )
+  job = film_journal.identity(loaded, path, embedding, options, max_memory_gb)
+  with film_journal.FilmJournal(out, job) as journal:
+    rendered = _render_views(loaded, render, path, out, journal, show_progress)
+    report = _film_report(loaded, path, journal, rendered)
+    json_files.write_json_atomic(out / 'render.json', report)
+    journal.finish()
+  return report
+
+
+def _film_report(loaded, path, journal, rendered) -> dict[str, Any]:
+  """What `render.json` says; speed is that of the views of this call."""
+  entries = [journal.done[name] for name in path.names]
+  frames = [entry['frame'] for entry in entries]
+  timed = [journal.done[name]['frame'] for name in rendered] or frames
   touched = [frame['nodes_touched'] for frame in frames]
+  size = _film_size(path)
   num_nodes = getattr(loaded, 'num_nodes', loaded.octree.num_nodes)
-  report = {
-      **_speed(frames),
+  return {
+      **_speed(timed),
       **peak_bytes(),
-      'ray_block': ray_block,
+      'ray_block': entries[-1]['ray_block'],
+      'num_rays': sum(frame['num_rays'] for frame in frames),
       'num_nodes': num_nodes,
       'nodes': num_nodes,
       'nodes_touched_mean': float(np.mean(touched)),
@@ -351,12 +309,11 @@ def render_film(
       'height': size[1],
       'fps': path.fps,
       'num_frames': len(frames),
+      'num_frames_resumed': len(frames) - len(rendered),
       'films': ['film.mp4', 'depth.mp4'],
       **_streaming_summary(loaded, frames),
       'frames': frames,
   }
-  json_files.write_json_atomic(out / 'render.json', report)
-  return report
 
 
 def _streaming_report(loaded) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import map_frame
+from infnerf_jax.geometry import map_frame
 
 # GDAL and all that reads GeoTIFFs count pixels in 32 bits.
 _MAX_SIDE = 2**31 - 1

@@ -1,8 +1,8 @@
 """True orthophotos and surface models of a trained scene.
 
-Every pixel is a vertical ray whose footprint is the pixel's, so the octree
-answers it at the level of its ground size: a map of any ground sampling
-distance is free of aliasing, and walls do not lean.
+Every pixel is the mean of a few vertical rays, each as wide as its share of
+the pixel, so the octree answers it at the level of its ground size: a map of
+any ground sampling distance is free of aliasing, and walls do not lean.
 """
 
 import contextlib
@@ -15,11 +15,10 @@ from typing import Any, Callable, NamedTuple, Protocol
 import numpy as np
 
 from infnerf_jax import errors, progress
+from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
-    map_boundary,
     map_canvas,
     map_files,
-    map_frame,
 )
 
 _TILE_SIZES = (1024, 512, 256, 128)
@@ -33,6 +32,9 @@ _MIN_OPACITY = 0.5
 _OPACITY_STEPS, _LEVEL_STEPS = 256, 16
 # Bytes a pixel that were measured on disk: tiles and mosaic side by side.
 _DISK_BYTES = 24
+# Rays along a side of a pixel that is coarser than the finest level. One ray is
+# a sample of what a node knows, which has detail down to half its footprint.
+_MAX_RAYS = 4
 _OUTPUTS = ('rgb', 'opacity', 'coverage', 'half_distance', 'level')
 
 
@@ -80,6 +82,7 @@ class FieldPixels:
       *,
       appearance: str | None = None,
       max_memory_gb: float | None = None,
+      supersampling: int = 0,
   ):
     """Renders nothing yet.
 
@@ -87,6 +90,9 @@ class FieldPixels:
       loaded: a LoadedScene or StoreScene.
       appearance: name of a photo, None for the mean embedding.
       max_memory_gb: cap of the whole map, None or 0 is none.
+      supersampling: rays along a side of a pixel; 0: so many that they are as
+        fine as the finest level, at most 4. So no map costs more than one of
+        the finest pixels that differ.
     """
     self._loaded = loaded
     self._appearance = loaded.appearance(appearance)
@@ -107,10 +113,39 @@ class FieldPixels:
         'num_steps': getattr(loaded, 'num_steps', None),
         'generation': getattr(header, 'generation', None),
         'appearance': appearance or 'mean',
+        'supersampling': supersampling,
     }
+    self._supersampling = supersampling
+    octree, policy = loaded.octree, options.level_policy
+    finest = float(octree.node_gsd(int(octree.level.max())))
+    self._finest_footprint = finest / 2.0 ** getattr(policy, 'bias', 0.0)
+
+  def rays_per_side(self, camera) -> int:
+    """Rays along a side of a pixel of an orthographic camera."""
+    if self._supersampling:
+      return self._supersampling
+    footprint = 1 / (np.sqrt(np.pi) * float(camera.intrinsics[0]))
+    octaves = footprint / self._finest_footprint
+    return int(np.clip(np.ceil(octaves - 1e-6), 1, _MAX_RAYS))
 
   def render(self, camera) -> TileMaps:
     """See `Pixels`."""
+    side = self.rays_per_side(camera)
+    if side == 1:
+      return self._cast(camera)
+    # As many rays at a time as without supersampling: so is the memory.
+    height = int(camera.height)
+    rows = max(1, height // side**2)
+    parts = [
+        _mean_of_rays(
+            self._cast(_finer(camera, side, top, min(rows, height - top))), side
+        )
+        for top in range(0, height, rows)
+    ]
+    return TileMaps(*(np.concatenate(part) for part in zip(*parts)))
+
+  def _cast(self, camera) -> TileMaps:
+    """One ray a pixel."""
     image = self._loaded.render(
         camera,
         appearance=self._appearance,
@@ -125,6 +160,37 @@ class FieldPixels:
         image.coverage,
         image.level,
     )
+
+
+def _finer(camera, side: int, top: int, num_rows: int):
+  """Some rows of a camera, their pixels cut into side x side."""
+  shift = np.array([0.0, 0.0, 0.0, top])
+  return camera._replace(
+      intrinsics=(np.asarray(camera.intrinsics, np.float64) - shift) * side,
+      width=np.int32(camera.width * side),
+      height=np.int32(num_rows * side),
+  )
+
+
+def _mean_of_rays(maps: TileMaps, side: int) -> TileMaps:
+  """Pixels of side x side rays; of the distances an actual one, the median."""
+
+  def rays(values):  # [H, W, side * side, ...]
+    height, width = values.shape[0] // side, values.shape[1] // side
+    split = values.reshape(height, side, width, side, *values.shape[2:])
+    return np.moveaxis(split, 2, 1).reshape(
+        height, width, side * side, *values.shape[2:]
+    )
+
+  # Between a roof and the street beside it no surface is.
+  distance = np.sort(rays(maps.distance), axis=-1)[..., (side * side - 1) // 2]
+  return TileMaps(
+      rgb=rays(maps.rgb).mean(axis=2),
+      shown=rays(maps.shown).mean(axis=2),
+      distance=distance,
+      opacity=rays(maps.opacity).mean(axis=2),
+      level=rays(maps.level).mean(axis=2),
+  )
 
 
 def memory_plan(max_memory_gb: float | None) -> tuple[int, int]:
@@ -225,7 +291,10 @@ def render_tile(job: MapJob, tile: map_canvas.Tile):
     return None
   inside = np.ones((tile.height, tile.width), bool)
   if job.boundary is not None:
-    inside = job.boundary.inside(job.canvas, tile)
+    west, _, _, north = job.canvas.rectangle(tile)
+    inside = job.boundary.inside(
+        west, north, job.canvas.gsd, (tile.height, tile.width)
+    )
     if not inside.any():
       return None
   top = float(job.box[1, 2]) + job.pixels.near

@@ -1,81 +1,26 @@
 """Camera paths: around a scene, from far above to close up, or from a file."""
 
 import math
-import pathlib
-from typing import NamedTuple
 
 import numpy as np
 
-from infnerf_jax import errors, json_files
+from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.products import surroundings
+from infnerf_jax.products import camera_path, flyover, surroundings
 
+KINDS = ('test', 'spiral', 'zoom', 'flyover')
 # The root's share of the first picture's width when a zoom begins.
 _FIRST_SHARE = 0.25
 _LAST_TILT = math.radians(35.0)
 _TURNS = 1.5
-_MAX_WIDTH = 640  # pixels, unless asked for
-# Pixels of the photos in one of the finest that training saw (its footprints
-# vary by half an octave).
-_FINEST = math.sqrt(2.0)
 # A spiral's first view is this much farther away than the photos were.
 _SPIRAL_START = 1.3
 
 
-class CameraPath(NamedTuple):
-  """Views of a film, in order.
-
-  Attributes:
-    cameras: table [N].
-    names: N names, of photos or numbers.
-    pixel_size: width of a picture's pixel in the cameras' pixels.
-    fps: frames a second.
-  """
-
-  cameras: cameras_lib.Cameras
-  names: tuple[str, ...]
-  pixel_size: float
-  fps: float
-
-
-def _size(
-    view: surroundings.Surround, width, height, pixel_size
-) -> tuple[int, int]:
-  """Even width and height, as videos want them; 0 derives from the photos."""
-  if not width and height:
-    width = round(height * view.aspect)
-  elif not width:
-    # Pixels finer than half an octave below the photos' show what nothing
-    # was trained for.
-    width = min(_MAX_WIDTH, round(_FINEST * view.width / pixel_size))
-  if not height:
-    height = round(width / view.aspect)
-  even = lambda n: max(2, int(n) // 2 * 2)
-  return even(width), even(height)
-
-
-def _film(poses, view, size, fps) -> CameraPath:
-  """Pinhole cameras of one size at the poses."""
-  width, height = size
-  focal = 0.5 * width / math.tan(0.5 * view.fov)
-  cameras = [
-      cameras_lib.make_camera(
-          focal=focal, width=width, height=height, cam_to_world=pose
-      )
-      for pose in poses
-  ]
-  return CameraPath(
-      cameras=cameras_lib.stack(cameras),
-      names=tuple(f'{i:05d}' for i in range(len(cameras))),
-      pixel_size=1.0,
-      fps=fps,
-  )
-
-
 def photo_path(
     cameras: cameras_lib.Cameras, names, rows, *, pixel_size: float, fps=2.0
-) -> CameraPath:
+) -> camera_path.CameraPath:
   """The views of some photos themselves.
 
   Args:
@@ -89,7 +34,7 @@ def photo_path(
     CameraPath.
   """
   rows = np.asarray(rows, np.int64)
-  return CameraPath(
+  return camera_path.CameraPath(
       cameras_lib.take(cameras, rows),
       tuple(names[row] for row in rows),
       float(pixel_size),
@@ -121,7 +66,7 @@ def spiral_path(
     height: int = 0,
     fps: float = 24.0,
     pixel_size: float = 1.0,
-) -> CameraPath:
+) -> camera_path.CameraPath:
   """A spiral around the scene that stays where photos were taken.
 
   Cameras all around (or above) make a circle about the scene's middle that
@@ -169,15 +114,15 @@ def spiral_path(
       cameras_lib.look_at(view.target + offset, view.target, view.up)
       for offset in offsets
   ]
-  size = _size(view, width, height, pixel_size)
-  return _film(poses, view, size, fps)
+  size = camera_path.size_of_views(view, width, height, pixel_size)
+  return camera_path.pinhole_path(poses, view, size, fps)
 
 
 def _closest_view(view: surroundings.Surround, focal, pixel_size) -> float:
   """Metres at which a film's pixels are as fine as the closest photos'."""
   photo_focal = 0.5 * view.width / math.tan(0.5 * view.fov)
   nearest = np.percentile(np.linalg.norm(view.offsets, axis=-1), 10)
-  return float(nearest * focal * pixel_size / photo_focal / _FINEST)
+  return float(nearest * focal * pixel_size / photo_focal / camera_path.FINEST)
 
 
 def zoom_path(
@@ -189,7 +134,7 @@ def zoom_path(
     height: int = 0,
     fps: float = 24.0,
     pixel_size: float = 1.0,
-) -> CameraPath:
+) -> camera_path.CameraPath:
   """From far above to close up, by the same factor every frame.
 
   It begins where the root fills a quarter of the picture and ends where a
@@ -209,7 +154,7 @@ def zoom_path(
     CameraPath.
   """
   view = surroundings.surround(cameras, octree)
-  width, height = _size(view, width, height, pixel_size)
+  width, height = camera_path.size_of_views(view, width, height, pixel_size)
   focal = 0.5 * width / math.tan(0.5 * view.fov)
   level = int(octree.level.max())
   first = octree.side * focal / (_FIRST_SHARE * width)
@@ -229,99 +174,18 @@ def zoom_path(
         # North appears upwards, straight above the target too.
         cameras_lib.look_at(view.target + far * away, view.target, view.north)
     )
-  return _film(poses, view, (width, height), fps)
-
-
-def _read_pose(values, where) -> np.ndarray:
-  """[3, 4] cam_to_world from 16 numbers in OpenGL's axes, row by row."""
-  try:
-    pose = np.asarray(values, np.float64).reshape(4, 4)
-  except (TypeError, ValueError):
-    raise errors.InputError(
-        f'{where}: camera_to_world: got {str(values)[:60]}, expected 16 numbers'
-    ) from None
-  rotation = pose[:3, :3]
-  if not np.allclose(rotation.T @ rotation, np.eye(3), atol=1e-3) or (
-      np.linalg.det(rotation) < 0
-  ):
-    raise errors.InputError(
-        f'{where}: camera_to_world: got {rotation.round(3).tolist()}, expected'
-        ' a rotation in its upper left'
-    )
-  # OpenGL: y up, z back.
-  return pose[:3] * np.array([1.0, -1.0, -1.0, 1.0])
-
-
-def read_camera_path(
-    path, *, width: int = 0, height: int = 0, fps: float = 0.0
-) -> CameraPath:
-  """Reads nerfstudio's camera_path.json; its world is taken to be the scene's.
-
-  Args:
-    path: file.
-    width: pixels; 0 is what the file says.
-    height: pixels; 0 is what the file says.
-    fps: frames a second; 0 is what the file says.
-
-  Returns:
-    CameraPath.
-
-  Raises:
-    InputError: not such a file.
-  """
-  path = pathlib.Path(path)
-  data = json_files.read_json(path)
-  frames = data.get('camera_path') if isinstance(data, dict) else None
-  if not isinstance(frames, list) or not frames:
-    raise errors.InputError(
-        f'{path}: camera_path: got {str(frames)[:40]}, expected a list of views'
-    )
-  kind = data.get('camera_type', 'perspective')
-  if kind != 'perspective':
-    raise errors.InputError(
-        f'{path}: camera_type: got {kind!r}, expected perspective'
-    )
-  try:
-    full = int(data['render_width']), int(data['render_height'])
-  except (KeyError, TypeError, ValueError):
-    raise errors.InputError(
-        f'{path}: render_width, render_height: expected whole numbers'
-    ) from None
-  if width or height:
-    full = (
-        width or round(height * full[0] / full[1]),
-        height or round(width * full[1] / full[0]),
-    )
-  cameras = []
-  for i, frame in enumerate(frames):
-    where = f'{path}: camera_path[{i}]'
-    fov = frame.get('fov') if isinstance(frame, dict) else None
-    if not isinstance(fov, int | float) or not 0 < fov < 180:
-      raise errors.InputError(
-          f'{where}: fov: got {fov}, expected vertical degrees, 0 to 180'
-      )
-    cameras.append(
-        cameras_lib.make_camera(
-            focal=0.5 * full[1] / math.tan(math.radians(fov) / 2),
-            width=full[0],
-            height=full[1],
-            cam_to_world=_read_pose(frame.get('camera_to_world'), where),
-        )
-    )
-  names = tuple(f'{i:05d}' for i in range(len(cameras)))
-  fps = fps or float(data.get('fps') or 24.0)
-  return CameraPath(cameras_lib.stack(cameras), names, 1.0, fps)
+  return camera_path.pinhole_path(poses, view, (width, height), fps)
 
 
 def make_path(
     kind: str, loaded, *, num_frames=120, width=0, height=0, fps=0.0
-) -> CameraPath:
+) -> camera_path.CameraPath:
   """A path by its name.
 
   Args:
-    kind: `test`, `spiral`, `zoom`, or a camera_path.json.
+    kind: `test`, `spiral`, `zoom`, `flyover`, or a camera_path.json.
     loaded: a LoadedScene.
-    num_frames: views of spiral and zoom.
+    num_frames: views of spiral, zoom and flyover.
     width: pixels; 0 derives it.
     height: pixels; 0 derives it.
     fps: frames a second; 0 is the kind's default.
@@ -348,8 +212,15 @@ def make_path(
         pixel_size=size, fps=fps or 2.0,
     )  # fmt: skip
   if kind.endswith('.json'):
-    return read_camera_path(kind, width=width, height=height, fps=fps)
-  make = {'spiral': spiral_path, 'zoom': zoom_path}[kind]
+    return camera_path.read_camera_path(
+        kind, width=width, height=height, fps=fps
+    )
+  make = {
+      'spiral': spiral_path,
+      'zoom': zoom_path,
+      'flyover': flyover.flyover_path,
+  }
+  make = make[kind]
   return make(
       loaded.cameras, loaded.octree, num_frames=num_frames,
       width=width, height=height, fps=fps or 24.0,

@@ -6,7 +6,8 @@ from typing import Iterator, NamedTuple
 import numpy as np
 
 from infnerf_jax import errors
-from infnerf_jax.products import map_canvas, map_frame
+from infnerf_jax.geometry import map_frame
+from infnerf_jax.products import map_canvas
 
 # Radius of a disc of a square pixel's area, in pixels.
 _DISC = 1 / math.sqrt(math.pi)

@@ -42,6 +42,11 @@ def _up_axis(poses) -> np.ndarray:
   """[3] unit: where up is, from cameras that are held level or look down."""
   forward = poses[:, :, 2].mean(axis=0)
   standing = -poses[:, :, 1].mean(axis=0)
+  # Photos of one heading say two things: level ones stand upright, those from
+  # above look down. The world's own up tells them apart.
+  for axis in (standing, -forward):
+    if axis[2] > 0.9 * max(np.linalg.norm(axis), 0.8):
+      return np.array([0.0, 0.0, 1.0])
   # Nadir photos turn about their axis, so their own ups cancel out.
   if np.linalg.norm(forward) > 0.8 and np.linalg.norm(standing) < 0.8:
     guess = -unit(forward)

@@ -16,6 +16,9 @@ from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 
 _TIMED_STEPS = 4
+# Of the process beside the nodes: programs, rays, libraries (measured).
+_PROCESS_BYTES = 1.5e9
+_NAMED = 5  # photos that a warning names
 
 
 def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
@@ -27,7 +30,8 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
     measure: also times a few steps on this machine, on random colours.
 
   Returns:
-    Nodes by level, bytes of memory and disk, seconds.
+    Nodes by level, bytes of memory and disk, seconds; `warnings`: what is
+    wrong with the scene; `fits`: whether memory and disk are there.
   """
   plan = setup.make_plan(config, workdir)
   rows = node_pool.row_bytes(plan.spec.field)
@@ -59,7 +63,13 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
       'disk_bytes': int(cached + kept),
       'disk_free_bytes': shutil.disk_usage(_existing(workdir)).free,
       'memory_available_bytes': psutil.virtual_memory().available,
+      'warnings': _warnings(plan),
   }
+  result['memory_bytes'] = int(result['training_bytes'] + _PROCESS_BYTES)
+  result['fits'] = (
+      result['memory_bytes'] <= result['memory_available_bytes']
+      and result['disk_bytes'] <= result['disk_free_bytes']
+  )
   if measure:
     compile_seconds, step_seconds = _time_steps(config, plan)
     result['compile_seconds'] = compile_seconds
@@ -67,6 +77,30 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
     result['rays_per_second'] = config.batch_size / step_seconds
     result['seconds'] = compile_seconds + config.num_steps * step_seconds
   return result
+
+
+def _warnings(plan) -> list[str]:
+  """What a reader of the plan should know is wrong with the scene."""
+  report, found = plan.scene.report, []
+  for kind in ('absent', 'damaged'):
+    photos = report.get(f'photos_{kind}') or []
+    if photos:
+      names = [p if isinstance(p, str) else p[0] for p in photos]
+      more = ', ...' if len(names) > _NAMED else ''
+      found.append(
+          f'{len(names)} photos {kind}: {", ".join(names[:_NAMED])}{more}'
+      )
+  if plan.scene.points is None:
+    found.append(
+        'no sparse points: the octree is one node (experiments.convert'
+        ' --triangulate makes some)'
+    )
+  elif plan.scene.visibility is None:
+    found.append(
+        'unknown which photos see which points: each counts as seen by all'
+        ' whose pictures hold it'
+    )
+  return found
 
 
 def _existing(path):
@@ -124,9 +158,9 @@ def describe(estimated: dict[str, Any]) -> str:
       f'octree            {sum(nodes)} nodes, by level'
       f' {", ".join(map(str, nodes))}; grid {estimated["grid_size"]}',
       f'parameters        {gb("parameters_bytes")}',
-      f'memory, training  {gb("training_bytes")} for'
-      f' {estimated["resident_nodes"]} nodes with moments at a time'
-      f' (free: {gb("memory_available_bytes")})',
+      f'memory            {gb("memory_bytes")}, of which'
+      f' {gb("training_bytes")} for {estimated["resident_nodes"]} nodes with'
+      f' moments at a time (free: {gb("memory_available_bytes")})',
       f'disk              {gb("disk_bytes")}: photo cache and checkpoints'
       f' (free: {gb("disk_free_bytes")})',
   ]
@@ -137,4 +171,24 @@ def describe(estimated: dict[str, Any]) -> str:
         f' {estimated["rays_per_second"]:.0f} rays/s,'
         f' compilation {estimated["compile_seconds"]:.0f} s)'
     )
+  lines += [f'wrong             {words}' for words in estimated['warnings']]
+  lines.append(f'fits here         {_verdict(estimated)}')
   return '\n'.join(lines)
+
+
+def _verdict(estimated) -> str:
+  """Yes, or no and why."""
+  if estimated['fits']:
+    return 'yes'
+  short = [
+      name
+      for name, need, have in (
+          ('memory', 'memory_bytes', 'memory_available_bytes'),
+          ('disk', 'disk_bytes', 'disk_free_bytes'),
+      )
+      if estimated[need] > estimated[have]
+  ]
+  advice = ' (config.max_memory_gb trains beyond memory)'
+  return f'no: too little {" and ".join(short)}' + (
+      advice if 'memory' in short else ''
+  )

@@ -11,9 +11,9 @@ from infnerf_jax import errors
 from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import build
 from infnerf_jax.render import render_rays
+from infnerf_jax.scene import cropping, readers, synthesize
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
-from infnerf_jax.scene import readers, synthesize
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene import split as split_lib
 from infnerf_jax.training import capacity as capacity_lib
@@ -103,6 +103,8 @@ def make_plan(config, workdir) -> Plan:
   """
   settings.check_config(config)
   scene = readers.load_scene(scene_folder(config, workdir))
+  if config.data.boundary:
+    scene = cropping.crop_points(scene, config.data.boundary)
   downscale = training_downscale(config, scene.cameras)
   return _plan_of_scene(config, scene, downscale)
 
@@ -161,6 +163,11 @@ def prepare_run(config, workdir) -> Run:
     InputError: bad scene, photos or config.
   """
   plan = make_plan(config, workdir)
+  if config.data.boundary:
+    folder = pathlib.Path(workdir) / 'boundary_masks'
+    plan = plan._replace(
+        scene=cropping.mask_photos(plan.scene, config.data.boundary, folder)
+    )
   pyramid, usable, damaged = pyramid_lib.build(
       plan.scene,
       pathlib.Path(workdir) / 'cache',

@@ -29,7 +29,7 @@ class Surroundings(NamedTuple):
     target: [3] metres, what it looks at.
     up: [3].
     frame: where the scene lies on a map: `from_scene`, `note`, `is_local`,
-      `vertical_datum` (`products.map_frame.MapFrame`).
+      `vertical_datum` (`geometry.map_frame.MapFrame`).
     photo_pixels: gives the pixels of a photo by its row, [H, W, 3] uint8;
       None where there are none.
     newer: gives a newer state of the scene, None while there is none; the

@@ -101,6 +101,48 @@ def test_scene_of_known_cameras(tmp_path, gps):
     prepare.prepare(folder, out, options._replace(matching='sequential'))
 
 
+def test_global_mapping_gives_the_same_cameras(tmp_path):
+  folder, out = tmp_path / 'in', tmp_path / 'out'
+  truth = _synthetic(folder, tmp_path / 'out.work')
+  options = prepare.Options(sfm=structure.Options(mapping='global', threads=1))
+  _take_up(folder, out, options)
+  result = prepare.prepare(folder, out, options)
+  assert result['photos_registered'] == 8
+  assert result['mean_reprojection_error_pixels'] < 0.1
+  scene = readers.load_scene(out)
+  centres = scene.cameras.cam_to_world[:, :, 3] + scene.frame['offset']
+  expected = np.array([truth[name] for name in sorted(truth)])
+  np.testing.assert_allclose(
+      centres, expected + [5e5, 3318785.35, 200.0], atol=0.05
+  )
+
+
+@pytest.mark.parametrize(
+    'field, value, words',
+    [
+        ('mapping', 'bundle', '--mapping: .*incremental, global'),
+        ('device', 'tpu', '--device: .*auto, cpu, gpu'),
+        ('max_size', 10, '--max_size'),
+    ],
+)
+def test_options_that_are_none(field, value, words):
+  options = structure.Options(**{field: value})
+  with pytest.raises(errors.InputError, match=words):
+    structure.check_options(options)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+  options = structure.Options(device='gpu')
+  monkeypatch.setattr(pycolmap, 'has_cuda', False)
+  assert not structure.uses_gpu(options)
+  with pytest.raises(errors.InputError, match='--device: got gpu.*CUDA'):
+    structure.check_options(options)
+  monkeypatch.setattr(pycolmap, 'has_cuda', True)
+  structure.check_options(options)
+  assert structure.uses_gpu(options)
+  assert not structure.uses_gpu(options._replace(device='cpu'))
+
+
 def test_control_points_place_the_scene(tmp_path):
   folder, out = tmp_path / 'in', tmp_path / 'out'
   _synthetic(folder, tmp_path / 'out.work')
@@ -139,7 +181,7 @@ def test_control_points_place_the_scene(tmp_path):
   found = scene.cameras.cam_to_world[:, :, 3] + scene.frame['offset']
   before = by_gps.cameras.cam_to_world[:, :, 3] + by_gps.frame['offset']
   np.testing.assert_allclose(found, before + shift, atol=1e-3)
-  assert scene.frame['height_datum'] == 'as in the ground control points'
+  assert scene.frame['vertical_datum'] == 'as in the ground control points'
   text = report.describe(result)
   assert 'control points    6, RMSE 0.000 m' in text
   gcp.write_text('\n'.join(lines).replace('.png', '.gif'))

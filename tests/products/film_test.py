@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import film, paths
+from infnerf_jax.products import film, film_journal, paths, video
 from infnerf_jax.render import render_image, render_rays
 from tests import tiny_model
 
@@ -62,7 +62,7 @@ def test_colours_of_a_film_do_not_jump():
 
 def test_letterbox_centres():
   picture = np.full((2, 3, 3), 7, np.uint8)
-  framed = film.letterbox(picture, 6, 5)
+  framed = video.letterbox(picture, 6, 5)
   assert framed.shape == (5, 6, 3)
   np.testing.assert_array_equal(framed[1:3, 1:4], picture)
   assert framed.sum() == picture.sum()
@@ -73,11 +73,15 @@ class _Scene:
 
   def __init__(self):
     self.model, self.spec, self.octree = tiny_model.make_model()
+    self.calls, self.fails_at = 0, None
 
   def appearance(self, photo):
     return np.zeros(4, np.float32)
 
   def render(self, camera, *, appearance, **options):
+    if self.calls == self.fails_at:
+      raise KeyboardInterrupt
+    self.calls += 1
     return render_image.render_image(
         self.model,
         self.spec,
@@ -90,19 +94,22 @@ class _Scene:
     )
 
 
-@pytest.fixture(scope='module')
-def rendered(tmp_path_factory):
+def _path():
   cameras = cameras_lib.stack(
       [
           tiny_model.make_camera(0.1),
           tiny_model.make_camera(0.2, width=38, height=30),
       ]
   )
-  path = paths.photo_path(
+  return paths.photo_path(
       cameras, ['a/x.jpg', 'b.jpg'], [0, 1], pixel_size=2.0, fps=5.0
   )
+
+
+@pytest.fixture(scope='module')
+def rendered(tmp_path_factory):
   out = tmp_path_factory.mktemp('film')
-  return film.render_film(_Scene(), path, out, show_progress=False), out
+  return film.render_film(_Scene(), _path(), out, show_progress=False), out
 
 
 def test_film_writes_frames_depth_and_report(rendered):
@@ -148,12 +155,57 @@ def test_video_plays(rendered):
   assert np.abs(still - moving).mean() < 12  # lossy, but the same picture
 
 
+def test_goes_on_behind_the_last_view_of_a_kill(rendered, tmp_path):
+  whole, reference = rendered
+  scene = _Scene()
+  scene.fails_at = 1
+  with pytest.raises(KeyboardInterrupt):
+    film.render_film(scene, _path(), tmp_path, show_progress=False)
+  # Nothing looks finished.
+  assert not list(tmp_path.glob('*.mp4*')) + list(tmp_path.glob('*.json'))
+  journal = tmp_path / film_journal.FILE
+  journal.write_text(journal.read_text() + '{"frame": {"na')
+  again = _Scene()
+  report = film.render_film(again, _path(), tmp_path, show_progress=False)
+  assert again.calls == 1 and report['num_frames_resumed'] == 1
+  assert not journal.exists()
+  for frame in whole['frames']:
+    for kind in ('rgb', 'depth', 'depth_color'):
+      one, two = (Image.open(o / frame[kind]) for o in (reference, tmp_path))
+      np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
+  for name in whole['films']:
+    one, two = (_play(o / name, 18, 24)[0] for o in (reference, tmp_path))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_views_of_another_film_are_not_taken(tmp_path):
+  entry = {'frame': dict.fromkeys(('name', 'rgb', 'depth', 'depth_color'), 'a')}
+  (tmp_path / 'a').touch()
+  with film_journal.FilmJournal(tmp_path, 'one') as journal:
+    journal.add(entry)
+  with film_journal.FilmJournal(tmp_path, 'one') as journal:
+    assert list(journal.done) == ['a']
+  with film_journal.FilmJournal(tmp_path, 'other') as journal:
+    assert not journal.done
+  scene, path = _Scene(), _path()
+  job = lambda **k: film_journal.identity(
+      scene, **{**dict(path=path, appearance=np.zeros(2), options=None,
+                       max_memory_gb=None), **k}
+  )  # fmt: skip
+  names = {
+      job(), job(appearance=np.ones(2)), job(max_memory_gb=1),
+      job(path=path._replace(pixel_size=1.0)),
+      job(options=render_rays.RenderOptions()),
+  }  # fmt: skip
+  assert len(names) == 5 and job() in names
+
+
 def test_a_video_that_cannot_be_written_says_why(tmp_path):
   with pytest.raises(OSError, match='nowhere/x.mp4: the video was not written'):
-    with film.Video(tmp_path / 'nowhere/x.mp4', 16, 16, fps=5) as video:
-      video.add(np.zeros((16, 16, 3), np.uint8))
+    with video.Video(tmp_path / 'nowhere/x.mp4', 16, 16, fps=5) as film_file:
+      film_file.add(np.zeros((16, 16, 3), np.uint8))
 
 
 def test_odd_sizes_are_refused_by_the_video(tmp_path):
   with pytest.raises(ValueError, match='expected even'):
-    film.Video(tmp_path / 'x.mp4', 25, 18, fps=5)
+    video.Video(tmp_path / 'x.mp4', 25, 18, fps=5)

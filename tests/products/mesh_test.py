@@ -9,8 +9,9 @@ import pytest
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import map_frame
 from infnerf_jax.octree import levels
-from infnerf_jax.products import field_query, map_frame, mesh
+from infnerf_jax.products import field_query, mesh
 from infnerf_jax.products import region as region_lib
 from infnerf_jax.render import render_rays
 from kernels.node_field import api as node_field

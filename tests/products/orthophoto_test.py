@@ -10,18 +10,17 @@ import pytest
 import rasterio
 
 from infnerf_jax import errors, loaded
+from infnerf_jax.accuracy import exact_pixels
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
-  map_boundary,
   map_canvas,
   map_files,
-  map_frame,
   orthophoto,
 )  # fmt: skip
 from infnerf_jax.render import ray_block, render_rays
 from infnerf_jax.scene import city as city_lib
 from tests import tiny_model
-from tests.products import exact_pixels
 
 _LOCAL = map_frame.make_frame(
     {'offset': np.zeros(3), 'rotation': np.eye(3), 'coordinate_system': 'x'}
@@ -226,7 +225,7 @@ def field():
 
 
 def test_field_tiles_are_one_picture_at_the_level_of_their_pixels(field):
-  pixels = orthophoto.FieldPixels(field)
+  pixels = orthophoto.FieldPixels(field, supersampling=1)
   for gsd, size, levels in ((0.01, 64, (1, 2)), (0.2, 16, (0, 0))):
     west, south = tiny_model.ROOT_MIN[:2] + 2.0 - gsd * size / 2
     job = orthophoto.plan_map(
@@ -264,6 +263,54 @@ def test_field_tiles_are_one_picture_at_the_level_of_their_pixels(field):
     both = surface & (dsm != map_files.NODATA)
     error = np.abs(dsm - (top - image.half_distance))[both]
     assert both.any() and np.mean(error > 1e-3) < 0.01
+
+
+def test_pixels_of_several_rays_are_their_mean():
+  rng = np.random.default_rng(0)
+  shape = 6, 8
+  fields = [rng.random((*shape, 3))] + [rng.random(shape) for _ in range(4)]
+  maps = orthophoto.TileMaps(*fields)
+  maps.distance[:2, :2] = [[1.0, np.inf], [2.0, np.inf]]
+  maps.distance[:2, 2:4] = [[1.0, np.inf], [np.inf, np.inf]]
+  found = orthophoto._mean_of_rays(maps, 2)
+  for row, column in np.ndindex(3, 4):
+    part = np.s_[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+    np.testing.assert_allclose(
+        found.rgb[row, column], maps.rgb[part].mean(axis=(0, 1))
+    )
+    np.testing.assert_allclose(
+        found.level[row, column], maps.level[part].mean()
+    )
+    # Never between two surfaces; none where most rays meet none.
+    want = np.sort(maps.distance[part].ravel())[1]
+    assert found.distance[row, column] == want
+
+
+def test_coarse_pixels_take_rays_as_fine_as_the_finest_level(field):
+  finest = float(field.octree.node_gsd(int(field.octree.level.max())))
+  wide = finest * np.sqrt(np.pi)  # metres of a pixel whose disc is that fine
+  whole = orthophoto.FieldPixels(field)
+  for factor, side in ((0.5, 1), (1.0, 1), (1.9, 2), (3.5, 4), (40.0, 4)):
+    camera = cameras_lib.make_camera(
+        focal=1 / (factor * wide), width=6, height=5, cam_to_world=np.eye(3, 4),
+        projection=cameras_lib.ORTHOGRAPHIC,
+    )  # fmt: skip
+    assert whole.rays_per_side(camera) == side
+  asked = orthophoto.FieldPixels(field, supersampling=3)
+  assert asked.rays_per_side(camera) == 3
+  # The same rays, whether in strips or at once.
+  gsd = 2.5 * wide
+  job = orthophoto.plan_map(whole, _LOCAL, gsd=gsd, tile_size=13)
+  tile = map_canvas.Tile(0, 0, 13, 11)
+  camera = map_canvas.tile_camera(
+      job.canvas, tile, _LOCAL, job.box[1, 2] + whole.near
+  )
+  strips = whole.render(camera)
+  once = orthophoto._mean_of_rays(
+      whole._cast(orthophoto._finer(camera, 3, 0, 13)), 3
+  )
+  assert strips.rgb.shape == (13, 11, 3)
+  assert np.mean(np.abs(strips.rgb - once.rgb) > 1e-3) < 0.01
 
 
 @pytest.mark.parametrize(

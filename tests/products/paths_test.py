@@ -9,7 +9,7 @@ import pytest
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree
-from infnerf_jax.products import paths, surroundings
+from infnerf_jax.products import camera_path, flyover, paths, surroundings
 from tests import tiny_model
 
 
@@ -127,6 +127,37 @@ def test_spiral_stays_on_the_side_that_was_photographed():
   assert away.max() < farthest * 1.2 and away.max() > 0.1 * farthest
 
 
+def test_flyover_follows_the_flight_and_looks_ahead():
+  # Two lines of a survey, there and back, 30 m apart.
+  line = np.stack([np.arange(0, 200, 10.0), np.zeros(20), np.full(20, 50)], -1)
+  places = np.concatenate([line, (line + [0, 30, 0])[::-1]])
+  cameras = cameras_lib.stack(
+      [
+          cameras_lib.make_camera(
+              focal=500, width=640, height=480,
+              cam_to_world=cameras_lib.look_at(p, p * [1, 1, 0], (0, 1, 0)),
+          )
+          for p in places
+      ]
+  )  # fmt: skip
+  path = flyover.flyover_path(cameras, _octree(), num_frames=80)
+  found = _positions(path)
+  np.testing.assert_allclose(found[[0, -1]], places[[0, -1]], atol=0.5)
+  steps = np.linalg.norm(np.diff(found, axis=0), axis=-1)
+  np.testing.assert_allclose(steps, steps.mean(), rtol=0.02)
+  away = np.linalg.norm(found[:, None] - places[None], axis=-1).min(axis=1)
+  assert away.max() < 15 and np.ptp(found[:, 2]) < 1e-6
+  ahead = np.asarray(path.cameras.cam_to_world)[:, :, 2]
+  np.testing.assert_allclose(ahead[:, 2], -np.cos(np.radians(30)))
+  assert np.all(ahead[:30, 0] > 0.45) and np.all(ahead[-30:, 0] < -0.45)
+  # The view turns with the flight, never by a jump.
+  angle = np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
+  assert abs(abs(angle[-1] - angle[0]) - np.pi) < 0.1
+  assert np.abs(np.diff(angle)).max() < np.radians(40)
+  one = flyover.flyover_path(cameras, _octree(), num_frames=1)
+  assert np.isfinite(_positions(one)).all()
+
+
 def test_photo_path_keeps_the_photos_cameras():
   cameras = _survey()
   path = paths.photo_path(
@@ -159,7 +190,7 @@ def _write(tmp_path, document):
 
 
 def test_reads_nerfstudio_s_axes_and_vertical_field_of_view(tmp_path):
-  path = paths.read_camera_path(_write(tmp_path, _document()))
+  path = camera_path.read_camera_path(_write(tmp_path, _document()))
   assert path.fps == 30 and len(path.names) == 2
   assert (path.cameras.width[0], path.cameras.height[0]) == (200, 100)
   camera = cameras_lib.take(path.cameras, 0)
@@ -170,7 +201,7 @@ def test_reads_nerfstudio_s_axes_and_vertical_field_of_view(tmp_path):
   top = 10 * math.tan(math.radians(30))
   pix, _ = cameras_lib.project(camera, np.array([1.0, 2 + top, -7]))
   np.testing.assert_allclose(pix, [100, 0], atol=1e-9)
-  small = paths.read_camera_path(_write(tmp_path, _document()), width=50)
+  small = camera_path.read_camera_path(_write(tmp_path, _document()), width=50)
   assert (small.cameras.width[0], small.cameras.height[0]) == (50, 25)
 
 
@@ -206,6 +237,6 @@ def test_reads_nerfstudio_s_axes_and_vertical_field_of_view(tmp_path):
 )
 def test_refusals_name_file_and_field(tmp_path, changes, match):
   with pytest.raises(errors.InputError, match=match) as caught:
-    paths.read_camera_path(_write(tmp_path, _document(**changes)))
+    camera_path.read_camera_path(_write(tmp_path, _document(**changes)))
   assert 'camera_path.json' in str(caught.value)
   assert '\n' not in str(caught.value)

@@ -168,6 +168,12 @@ def test_dry_run_estimates(scene, tmp_path):
   assert result['seconds'] > 0 and result['rays_per_second'] > 0
   assert sum(result['nodes_by_level']) >= 1
   text = dry_run.describe(result)
+  assert text.splitlines()[-1] == 'fits here         yes'
+  short = {**result, 'disk_free_bytes': 0, 'memory_available_bytes': 10**6}
+  short.update(fits=False, warnings=['no sparse points'])
+  text_of_short = dry_run.describe(short)
+  assert 'wrong             no sparse points' in text_of_short
+  assert 'no: too little memory and disk' in text_of_short.splitlines()[-1]
   assert 'nodes' in text and 'rays/s' in text
   assert not (tmp_path / 'checkpoints').exists()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import paths
+from infnerf_jax.products import camera_path
 from infnerf_jax.viewer import path_record, views
 
 
@@ -27,7 +27,7 @@ def test_a_path_is_read_back(tmp_path):
   )
   file = tmp_path / 'camera_path.json'
   file.write_text(json.dumps(content))
-  path = paths.read_camera_path(file)
+  path = camera_path.read_camera_path(file)
   assert len(path.names) == 61 and path.fps == 10
   assert content['seconds'] == 6 and len(content['keyframes']) == 4
   assert path.cameras.width[0] == 640 and path.cameras.height[0] == 360

@@ -51,6 +51,9 @@ class Context:
     cpu: the same on the CPU; None: not measured.
     tiny: shapes that measure nothing.
     scene: LoadedScene that `pictures` and `complexity` look at.
+    map_path: FILE.tif of a capture that `maps` looks at, None: it makes one.
+    canvas_size: (width, height) of `canvas`, None: the promised one.
+    folder: for large files, None: the machine's own for temporary ones.
     paged: config of the run that the suite `out_of_core` measures.
   """
 
@@ -61,6 +64,9 @@ class Context:
   cpu: frame_rows.DeviceContext | None = None
   tiny: bool = False
   scene: Any = None
+  map_path: Any = None
+  canvas_size: tuple[int, int] | None = None
+  folder: str | None = None
   paged: Any = None
 
 
@@ -283,6 +289,16 @@ SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'pictures': run_pictures,
     'out_of_core': run_out_of_core,
 }
+
+
+def add(name: str, run_suite: Callable[[Context], list[harness.Row]]) -> None:
+  """Makes a suite of a higher layer known.
+
+  Args:
+    name: of the suite.
+    run_suite: gives its rows.
+  """
+  SUITES[name] = run_suite
 
 
 def run(suite: str, context: Context | None = None) -> dict:

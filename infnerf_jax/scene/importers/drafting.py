@@ -168,7 +168,7 @@ def frame_on_earth(origin) -> dict[str, Any]:
       'coordinate_system': _GEOCENTRIC,
       'offset': [float(x) for x in origin],
       'rotation': rotation,
-      'height_datum': 'ellipsoid WGS 84',
+      'vertical_datum': 'ellipsoid WGS 84',
   }
 
 

@@ -9,7 +9,7 @@ import rasterio.features
 import rasterio.warp
 
 from infnerf_jax import errors, json_files
-from infnerf_jax.products import map_canvas, map_frame
+from infnerf_jax.geometry import map_frame
 
 _POLYGONS = ('Polygon', 'MultiPolygon')
 
@@ -25,15 +25,22 @@ class Boundary(NamedTuple):
   shapes: list[Any]
   bounds: tuple[float, float, float, float]
 
-  def inside(
-      self, canvas: map_canvas.Canvas, tile: map_canvas.Tile
-  ) -> np.ndarray:
-    """[H, W] bool, pixels of a tile whose centres lie inside."""
-    west, _, _, north = canvas.rectangle(tile)
+  def inside(self, west: float, north: float, gsd: float, shape) -> np.ndarray:
+    """Which pixels of a raster have their centres inside.
+
+    Args:
+      west: left edge of the raster, metres of the map.
+      north: its upper edge.
+      gsd: metres a pixel.
+      shape: (H, W).
+
+    Returns:
+      [H, W] bool.
+    """
     return rasterio.features.geometry_mask(
         self.shapes,
-        (tile.height, tile.width),
-        rasterio.Affine(canvas.gsd, 0.0, west, 0.0, -canvas.gsd, north),
+        tuple(shape),
+        rasterio.Affine(gsd, 0.0, west, 0.0, -gsd, north),
         invert=True,
     )
 

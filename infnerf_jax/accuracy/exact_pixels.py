@@ -1,4 +1,4 @@
-"""Exact pixels of the synthetic city in place of a trained field."""
+"""Exact pixels of the procedural city in place of a trained field."""
 
 import numpy as np
 
@@ -7,11 +7,23 @@ from infnerf_jax.scene import city as city_lib
 
 
 class CityPixels:
-  """What `orthophoto.Pixels` says, by casting rays at the city itself."""
+  """What `orthophoto.Pixels` says, by casting rays at the city itself.
+
+  Attributes:
+    city: the city.
+    calls: cameras rendered so far.
+  """
 
   near = 1.0
 
   def __init__(self, extent: float, *, reach: float | None = None):
+    """Casts nothing yet.
+
+    Args:
+      extent: metres, of the city.
+      reach: metres, side of the box that the map takes for the scene's; None
+        is all of the city.
+    """
     self.city = city_lib.make_city(extent=extent)
     half = (reach or extent) / 2
     self.sample_aabb = np.array([[-half, -half, -1.0], [half, half, 30.0]])
@@ -19,6 +31,7 @@ class CityPixels:
     self.calls = 0
 
   def render(self, camera) -> orthophoto.TileMaps:
+    """See `orthophoto.Pixels`."""
     self.calls += 1
     view = city_lib.render(self.city, camera, supersampling=1, with_depth=False)
     one = np.ones(view.depth.shape, np.float32)

@@ -7,7 +7,7 @@ import pyproj
 import pytest
 
 from infnerf_jax import errors
-from infnerf_jax.products import map_frame
+from infnerf_jax.geometry import map_frame
 
 
 def _frame(system, offset=(0, 0, 0), rotation=np.eye(3)):

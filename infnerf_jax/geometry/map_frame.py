@@ -126,6 +126,19 @@ def read_frame(workdir) -> dict[str, Any]:
   return frame
 
 
+def frame_of_scene(frame: dict[str, Any]) -> MapFrame:
+  """The map of a scene that is not trained yet.
+
+  Args:
+    frame: see `scene.Scene`.
+
+  Returns:
+    MapFrame.
+  """
+  arrays = {k: np.asarray(frame[k], np.float64) for k in ('offset', 'rotation')}
+  return make_frame({**frame, **arrays})
+
+
 def _local(frame, stated: str) -> MapFrame:
   """A map in the scene's own axes."""
   name = re.sub(r'[^\w ,.-]', '', stated)[:60] or 'unknown'
