@@ -35,6 +35,10 @@ def base() -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.path = ''  # scene folder; '': the procedural city described in `city`
+  # More scenes, `SCENE2,SCENE3`, in the same frame. May be added to a finished
+  # run: only nodes that they touch are trained from there on.
+  data.extra_paths = ''
+  data.extra_ray_share = 0.5  # of rays, from photos added to a finished run
   data.downscale = 0.0  # full-size pixels per training pixel; 0: see max_width
   data.max_width = 500  # pixels; what an automatic downscale aims at
   data.cache_gb = 20.0  # decoded photos kept beside the workdir

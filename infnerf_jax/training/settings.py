@@ -21,6 +21,7 @@ _POSITIVE = (
     'num_pyramid_levels',
     'data.detail_candidates',
     'data.photo_groups',
+    'data.extra_ray_share',
     'field.num_grid_scales',
     'field.log2_table_size',
     'field.num_features',
@@ -102,6 +103,14 @@ def _get(config, name):
   for part in name.split('.'):
     config = config[part]
   return config
+
+
+def training_downscale(config, cameras) -> float:
+  """Full-size pixels per training pixel, from the config or the photos."""
+  if config.data.downscale:
+    return float(config.data.downscale)
+  widest = int(np.max(cameras.width))
+  return float(max(1, round(widest / config.data.max_width)))
 
 
 def build_options(config) -> build.BuildOptions:

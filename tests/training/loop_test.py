@@ -14,7 +14,7 @@ from configs import aerial
 from infnerf_jax import errors
 from infnerf_jax.scene import ray_batches
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import loop, setup
+from infnerf_jax.training import loop, settings
 from tests.scene import builders
 
 
@@ -178,4 +178,4 @@ def test_scene_without_points_trains_with_a_root(tmp_path):
   trained = loop.train(config, tmp_path / 'run')
   assert trained.run.plan.built.octree.num_nodes == 1
   assert 'no sparse points' in trained.run.report['octree']['octree']
-  assert setup.training_downscale(config, trained.run.plan.scene.cameras) == 1
+  assert settings.training_downscale(config, trained.run.plan.scene.cameras) == 1
