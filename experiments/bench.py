@@ -17,7 +17,7 @@ import dataclasses
 
 from absl import flags
 
-from configs import out_of_core
+from configs import growing, out_of_core
 from infnerf_jax import command, errors
 from infnerf_jax.evaluation.bench import suites
 
@@ -39,8 +39,12 @@ def main(argv) -> None:
   if not _OUT.value:
     raise errors.InputError('--out: got nothing, expected a JSON file')
   context = suites.tiny_context() if _TINY.value else suites.default_context()
-  paged = out_of_core.get_config('quicktest' if _TINY.value else None)
-  context = dataclasses.replace(context, paged=paged)
+  size = 'quicktest' if _TINY.value else None
+  context = dataclasses.replace(
+      context,
+      paged=out_of_core.get_config(size),
+      growing=growing.get_config(size),
+  )
   if _WORKDIR.value:
     import infnerf_jax
 

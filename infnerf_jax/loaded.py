@@ -20,7 +20,13 @@ from infnerf_jax.render import progressive, render_image, render_rays
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.streaming import store_scene
-from infnerf_jax.training import extended_run, growth, out_of_core, settings
+from infnerf_jax.training import (
+    extended_run,
+    growth,
+    out_of_core,
+    pruning,
+    settings,
+)
 from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import workdir as workdir_lib
 
@@ -325,6 +331,7 @@ def load(
       num_steps,
       growth_steps,
   )
+  tree = pruning.without_pruned(workdir, tree, octree, num_steps)
   aabb = scene_model.sample_aabb_in_root_units(octree, stage.files.sample_aabb)
   model = scene_model.SceneModel(
       tree=tree,

@@ -43,6 +43,7 @@ _ZERO_OR_MORE = (
     'min_gsd',
     'scene_bound',
     'root_octaves',
+    'prune_opacity',
     'num_slots',
     'data.downscale',
     'data.cache_gb',
@@ -75,6 +76,11 @@ def check_config(config) -> None:
     value = _get(config, name)
     if not value >= 0:
       raise errors.InputError(f'config.{name}: got {value}, expected >= 0')
+  if config.data.extra_ray_share > 1:
+    raise errors.InputError(
+        f'config.data.extra_ray_share: got {config.data.extra_ray_share},'
+        ' expected above 0 and at most 1'
+    )
   size = config.ray_microbatch
   if size and config.batch_size % size:
     raise errors.InputError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,23 @@ def test_killed_run_resumes_to_the_same_bits(scene, unbroken, tmp_path):
   step, state = _stored(out)
   assert step == 12
   _assert_same(state, _stored(unbroken)[1])
+
+
+@pytest.mark.slow
+def test_runs_that_grow_resume_before_at_and_behind_it(scene, tmp_path):
+  config = _config(
+      scene, grid_size=8, octree_growth_schedule=(0.5,), growth_rehearsal=0.25,
+      checkpoints_kept=12,
+  )  # fmt: skip
+  config.checkpoint_every = 1
+  loop.train(config, tmp_path / 'run')
+  for killed_at in (5, 6, 7):  # levels join at 6
+    out = tmp_path / str(killed_at)
+    shutil.copytree(tmp_path / 'run', out)
+    for step in range(killed_at + 1, 13):
+      shutil.rmtree(out / 'checkpoints' / str(step))
+    loop.train(config, out)
+    _assert_same(_stored(out)[1], _stored(tmp_path / 'run')[1])
 
 
 def test_workdir_of_another_config_is_refused(scene, unbroken):

@@ -50,6 +50,7 @@ class Context:
     tiny: shapes that measure nothing.
     scene: LoadedScene that `pictures` and `complexity` look at.
     paged: config of the run that the suite `out_of_core` measures.
+    growing: config of the runs whose growth the suite `scaling` measures.
   """
 
   shapes: dict[str, shapes.StepShape]
@@ -59,6 +60,7 @@ class Context:
   tiny: bool = False
   scene: Any = None
   paged: Any = None
+  growing: Any = None
 
 
 def default_context() -> Context:
@@ -218,7 +220,8 @@ def run_complexity(context: Context) -> list[harness.Row]:
 
 def run_scaling(context: Context) -> list[harness.Row]:
   """Memory, samples and bytes of many devices; the last row: the series."""
-  return scaling.rows(scaling.measure(tiny=context.tiny))
+  series = scaling.measure(tiny=context.tiny, config=context.growing)
+  return scaling.rows(series)
 
 
 def run_pictures(context: Context) -> list[harness.Row]:

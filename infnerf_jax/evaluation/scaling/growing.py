@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs import quickstart
 from infnerf_jax.evaluation import train_and_evaluate
 from infnerf_jax.octree import extend
 from infnerf_jax.octree import tree as tree_lib
@@ -29,17 +28,14 @@ _LOG_EVERY = 5
 _GAP = 40.0  # metres between the photos of both fields
 
 
-def _config(scene, *, tiny: bool, num_steps: int, schedule=_SCHEDULE):
-  """Settings of quickstart's demo, smaller batches."""
-  config = quickstart.get_config('quicktest' if tiny else 'demo')
+def _config(config, scene, *, num_steps: int):
+  """A config for another scene and number of steps."""
+  config = config.copy_and_resolve_references()
   config.data.path = str(scene)
   config.num_steps = config.checkpoint_every = num_steps
   config.preview_every = 0
-  config.octree_growth_schedule = schedule
+  config.octree_growth_schedule = _SCHEDULE
   config.logging.log_every = _LOG_EVERY
-  if not tiny:
-    config.batch_size = 512
-    config.sampling.num_samples = (32, 16)
   return config
 
 
@@ -76,8 +72,13 @@ def _jumps(workdir, steps) -> list[float]:
   return ratio
 
 
-def measure_growth(*, tiny: bool = False) -> dict[str, Any]:
-  """Growth with and without rehearsal, and all levels from the start."""
+def measure_growth(config, *, tiny: bool = False) -> dict[str, Any]:
+  """Growth with and without rehearsal, and all levels from the start.
+
+  Args:
+    config: of a small run.
+    tiny: for tests.
+  """
   num_steps = 60 if tiny else 1000
   kinds = {
       'growth': {},
@@ -89,10 +90,10 @@ def measure_growth(*, tiny: bool = False) -> dict[str, Any]:
     folder = pathlib.Path(folder)
     scene = _city(folder / 'scene', num_photos=24 if tiny else 64)
     for kind, changes in kinds.items():
-      config = _config(scene, tiny=tiny, num_steps=num_steps)
-      config.update(changes)
+      changed = _config(config, scene, num_steps=num_steps)
+      changed.update(changes)
       workdir = folder / kind
-      trained, seconds = _train(config, workdir)
+      trained, seconds = _train(changed, workdir)
       steps = [round(share * num_steps) for share in _SCHEDULE]
       levels = trained.run.plan.built.octree.num_levels
       result[kind] = {
@@ -101,7 +102,7 @@ def measure_growth(*, tiny: bool = False) -> dict[str, Any]:
           'cpu_seconds': seconds,
           'steps_of_growth': steps[: levels - 1],
           'loss_after_over_before': _jumps(workdir, steps[: levels - 1]),
-          **_scores(config, trained, trained.run.split.test),
+          **_scores(changed, trained, trained.run.split.test),
       }
   return result
 
@@ -158,15 +159,18 @@ def two_fields(folder, *, tiny: bool = False) -> list[pathlib.Path]:
   return paths
 
 
-def measure_extension(*, tiny: bool = False) -> dict[str, Any]:
-  """The west, then with the east added; and both from the start."""
+def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
+  """The west, then with the east added; and both from the start.
+
+  Args:
+    config: of a small run.
+    tiny: for tests.
+  """
   base_steps, more_steps = (40, 60) if tiny else (1000, 600)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     west, east = two_fields(folder, tiny=tiny)
-    config = _config(west, tiny=tiny, num_steps=base_steps)
-    if not tiny:
-      config.target_depth = config.max_depth = 5
+    config = _config(config, west, num_steps=base_steps)
     base, base_seconds = _train(config, folder / 'run')
     test = base.run.split.test
     before = _scores(config, base, test)
