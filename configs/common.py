@@ -35,6 +35,10 @@ def base() -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.path = ''  # scene folder; '': the procedural city described in `city`
+  # More scenes, `SCENE2,SCENE3`, in the same frame. May be added to a finished
+  # run: only nodes that they touch are trained from there on.
+  data.extra_paths = ''
+  data.extra_ray_share = 0.5  # of rays, from photos added to a finished run
   data.downscale = 0.0  # full-size pixels per training pixel; 0: see max_width
   data.max_width = 500  # pixels; what an automatic downscale aims at
   data.cache_gb = 20.0  # decoded photos kept beside the workdir
@@ -65,6 +69,9 @@ def base() -> ml_collections.ConfigDict:
   config.min_points = 0
   config.min_cameras = 3
   config.max_nodes = 4096
+  # When a run ends, nodes that nowhere hide more than this of what lies behind
+  # them go, where their parents hide no more; 0: none. May differ on resume.
+  config.prune_opacity = 0.004
   # Nodes that are resident at a time; 0: as many as max_memory_gb holds.
   config.num_slots = 0
 

@@ -21,7 +21,7 @@ import os
 
 from absl import flags
 
-from configs import out_of_core
+from configs import growing, out_of_core
 from infnerf_jax import command, errors
 from infnerf_jax.accuracy import canvas_suite
 from infnerf_jax.accuracy import suite as maps
@@ -75,11 +75,15 @@ def main(argv) -> None:
   context = suites.tiny_context() if _TINY.value else suites.default_context()
   if _CPU_FRAME.value:
     context = suites.with_cpu_frame(context, _CPU_FRAME.value)
-  paged = out_of_core.get_config('quicktest' if _TINY.value else None)
+  size = 'quicktest' if _TINY.value else None
   context = dataclasses.replace(
-      context, paged=paged, map_path=_MAP.value, canvas_size=_canvas_size(),
+      context,
+      paged=out_of_core.get_config(size),
+      growing=growing.get_config(size),
+      map_path=_MAP.value,
+      canvas_size=_canvas_size(),
       folder=os.path.dirname(os.path.abspath(_OUT.value)),
-  )  # fmt: skip
+  )
   if _WORKDIR.value:
     import infnerf_jax
 

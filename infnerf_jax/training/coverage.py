@@ -86,7 +86,7 @@ def _block(x, start, dtype):
 
 def _locator(surroundings, spec, policy):
   """Jitted ([B] photo, [B, 2] pix, [B] pixel size, [B] distance) to nodes."""
-  num_nodes = surroundings.node_level.shape[0]
+  num_nodes = surroundings.joins.shape[0]
   tree = scene_model.TreeArrays(
       surroundings.tree.children, jnp.zeros(num_nodes, jnp.int32)
   )

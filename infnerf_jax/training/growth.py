@@ -86,13 +86,14 @@ def phase_starts(growth_steps: tuple[int, ...]) -> list[int]:
 
 
 def active_tree(
-    tree: scene_model.TreeArrays, node_level, step, growth_steps
+    tree: scene_model.TreeArrays, joins, step, growth_steps
 ) -> scene_model.TreeArrays:
-  """The tree whose deeper nodes are not resident yet.
+  """The tree whose nodes that join later are not resident yet.
 
   Args:
     tree: all nodes.
-    node_level: [N] int32.
+    joins: [N] int32 entry of the schedule at which each joins, from 1; their
+      levels, where levels join one after the other.
     step: of the run.
     growth_steps: see `steps_of_schedule`.
 
@@ -103,7 +104,7 @@ def active_tree(
     return tree
   xp = np if isinstance(tree.slot_of_node, np.ndarray) else jnp
   limit = active_level(step, growth_steps)
-  joined = node_level <= limit
+  joined = joins <= limit
   slots = xp.where(joined, tree.slot_of_node, -1)
   active = None if tree.active is None else tree.active & joined
   return tree._replace(slot_of_node=slots, active=active)

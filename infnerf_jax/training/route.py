@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.scene import photo_groups, ray_batches
-from infnerf_jax.training import gradients, setup
+from infnerf_jax.training import gradients, retraining, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 
@@ -39,7 +39,7 @@ class Route(Protocol):
 
 def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
   """How the run draws its rays."""
-  known = run.observations is not None
+  known = bool(config.lambda_depth) and run.observations is not None
   return ray_batches.BatchOptions(
       num_rays=config.batch_size,
       pyramid_ray_share=tuple(config.data.pyramid_ray_share),
@@ -52,6 +52,15 @@ def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
 def ray_drawer(config, run: setup.Run):
   """(step, rays=None) to a RayBatch: some or all of a step's rays."""
   options = batch_options(config, run)
+  if run.retraining is not None:
+    return retraining.ray_drawer(
+        run.pyramid,
+        run.retraining,
+        options,
+        run.observations if config.lambda_depth else None,
+        new_share=config.data.extra_ray_share,
+        num_groups=config.data.photo_groups,
+    )
   groups = photo_groups.group_photos(
       run.split.train, config.data.photo_groups, config.seed
   )

@@ -52,7 +52,7 @@ def _both_halves(options, state, batch, surroundings, key):
       key, state, batch, surroundings, spec, quad_scene.RENDER, options
   )
   state, metrics = step_lib.apply_gradients(
-      state, grads, metrics, surroundings.tree.shard, spec, options
+      state, grads, metrics, surroundings, spec, options
   )
   return state, metrics, grads
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from infnerf_jax import errors
+from infnerf_jax.storage import checkpoint
 from infnerf_jax.training import growth
 from infnerf_jax.training import step as step_lib
 from tests.training import tiny
@@ -91,6 +92,24 @@ def test_a_run_of_growth_compiles_once():
   for k in range(8):
     state, _ = step(state, tiny.batch(seed=k), surroundings, jax.random.key(0))
   assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize('killed_at', [2, 3, 4])
+def test_killed_about_a_step_of_growth_it_goes_on_alike(tmp_path, killed_at):
+  run = lambda state, first, last: tiny.run_steps(
+      state, last - first, options=GROWING, first=first
+  )[0]
+  manager = checkpoint.CheckpointManager(tmp_path)
+  with manager:
+    manager.save(killed_at, run(tiny.state(GROWING), 0, killed_at))
+  step, stored = manager.restore(tiny.state(GROWING))
+  assert step == killed_at
+  state = jax.tree.map(lambda x: jnp.array(x, copy=True), stored)
+  resumed, unbroken = run(state, step, 5), run(tiny.state(GROWING), 0, 5)
+  for a, b in zip(
+      jax.tree.leaves(resumed), jax.tree.leaves(unbroken), strict=True
+  ):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_rehearsal_brings_children_to_their_parents_answers():

@@ -55,6 +55,7 @@ class Context:
     canvas_size: (width, height) of `canvas`, None: the promised one.
     folder: for large files, None: the machine's own for temporary ones.
     paged: config of the run that the suite `out_of_core` measures.
+    growing: config of the runs whose growth the suite `scaling` measures.
   """
 
   shapes: dict[str, shapes.StepShape]
@@ -68,6 +69,7 @@ class Context:
   canvas_size: tuple[int, int] | None = None
   folder: str | None = None
   paged: Any = None
+  growing: Any = None
 
 
 def default_context() -> Context:
@@ -259,7 +261,8 @@ def run_complexity(context: Context) -> list[harness.Row]:
 
 def run_scaling(context: Context) -> list[harness.Row]:
   """Memory, samples and bytes of many devices; the last row: the series."""
-  return scaling.rows(scaling.measure(tiny=context.tiny))
+  series = scaling.measure(tiny=context.tiny, config=context.growing)
+  return scaling.rows(series)
 
 
 def run_pictures(context: Context) -> list[harness.Row]:
