@@ -6,10 +6,12 @@ draws the groups in which its rays lie.
 """
 
 import dataclasses
+from typing import Sequence
 
 import numpy as np
 
 from infnerf_jax import errors
+from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import ray_batches
@@ -57,6 +59,7 @@ def sample_rays(
     observations: observations_lib.Observations | None = None,
     *,
     rays: slice | None = None,
+    focuses: Sequence[focus_lib.Focus] | None = None,
 ) -> ray_batches.RayBatch:
   """Some rays of a step's batch.
 
@@ -67,13 +70,15 @@ def sample_rays(
     step: number of the step, from 0.
     observations: where the photos see sparse points.
     rays: which of the batch's; None: all.
+    focuses: of each group, what to look at more than at other things.
 
   Returns:
     RayBatch of these rays.
   """
+  focuses = focuses or [None] * len(groups)
   if len(groups) == 1:
     batch = ray_batches.sample_batch(
-        pyramid, groups[0], options, step, observations
+        pyramid, groups[0], options, step, observations, focuses[0]
     )
     return batch if rays is None else _take(batch, rays)
   first, last, _ = (rays or slice(None)).indices(options.num_rays)
@@ -82,7 +87,7 @@ def sample_rays(
   drawn = [
       ray_batches.sample_batch(
           pyramid, groups[g], _of_group(options, g, len(groups)), step,
-          observations,
+          observations, focuses[g],
       )
       for g in range(begin, -(-last // size))
   ]  # fmt: skip

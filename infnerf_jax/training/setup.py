@@ -88,12 +88,13 @@ def training_downscale(config, cameras) -> float:
   return float(max(1, round(widest / config.data.max_width)))
 
 
-def make_plan(config, workdir) -> Plan:
+def make_plan(config, workdir, num_shards: int = 1) -> Plan:
   """Reads the scene and builds the octree; decodes no photo.
 
   Args:
     config: checked config.
     workdir: for the embedded city.
+    num_shards: node shards that the tree is dealt out to.
 
   Returns:
     Plan.
@@ -104,10 +105,10 @@ def make_plan(config, workdir) -> Plan:
   settings.check_config(config)
   scene = readers.load_scene(scene_folder(config, workdir))
   downscale = training_downscale(config, scene.cameras)
-  return _plan_of_scene(config, scene, downscale)
+  return _plan_of_scene(config, scene, downscale, num_shards)
 
 
-def _plan_of_scene(config, scene, downscale) -> Plan:
+def _plan_of_scene(config, scene, downscale, num_shards) -> Plan:
   built = build.build_octree(
       scene, settings.build_options(config), pixel_size=downscale
   )
@@ -118,6 +119,7 @@ def _plan_of_scene(config, scene, downscale) -> Plan:
       num_nodes,
       max_memory_gb=config.max_memory_gb,
       num_slots=config.num_slots,
+      num_shards=num_shards,
   )
   num_slots = capacity.num_slots if capacity else config.num_slots or num_nodes
   return Plan(scene, downscale, built, spec, num_slots, capacity)
@@ -147,12 +149,13 @@ def _observations(config, plan: Plan):
   return observations_lib.point_observations(plan.scene, plan.built.sample_aabb)
 
 
-def prepare_run(config, workdir) -> Run:
+def prepare_run(config, workdir, num_shards: int = 1) -> Run:
   """Everything before the first step.
 
   Args:
     config: checked config.
     workdir: the photo cache lies in it.
+    num_shards: node shards that the tree is dealt out to.
 
   Returns:
     Run.
@@ -160,7 +163,7 @@ def prepare_run(config, workdir) -> Run:
   Raises:
     InputError: bad scene, photos or config.
   """
-  plan = make_plan(config, workdir)
+  plan = make_plan(config, workdir, num_shards)
   pyramid, usable, damaged = pyramid_lib.build(
       plan.scene,
       pathlib.Path(workdir) / 'cache',
@@ -172,7 +175,7 @@ def prepare_run(config, workdir) -> Run:
   if len(usable) < len(plan.scene.photos.names):
     # The damaged photos' cameras must not shape the tree either.
     scene = scene_lib.select_photos(plan.scene, usable)
-    plan = _plan_of_scene(config, scene, plan.downscale)
+    plan = _plan_of_scene(config, scene, plan.downscale, num_shards)
   split = split_lib.split_photos(
       plan.scene.photos.names,
       test_every=config.data.test_every,
