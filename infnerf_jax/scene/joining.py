@@ -5,7 +5,7 @@ the others, so that a scene's photos keep their rows when more are joined.
 """
 
 import pathlib
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
@@ -165,6 +165,22 @@ def _visibility(parts):
   return scene_lib.Visibility(
       offsets.astype(np.int64), np.concatenate(rows).astype(np.int32)
   )
+
+
+def map_parts(
+    joined: Joined, change: Callable[[scene_lib.Scene], scene_lib.Scene]
+) -> Joined:
+  """Joined scenes of which each was changed.
+
+  Args:
+    joined: scenes.
+    change: of one of them; its photos stay.
+
+  Returns:
+    Joined.
+  """
+  parts = tuple(change(part) for part in joined.parts)
+  return Joined(join_scenes(parts), parts)
 
 
 def select_photos(joined: Joined, keep) -> Joined:

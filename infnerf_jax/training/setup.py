@@ -98,12 +98,13 @@ def load_scenes(config, workdir) -> joining.Joined:
   )
 
 
-def make_plan(config, workdir) -> Plan:
+def make_plan(config, workdir, num_shards: int = 1) -> Plan:
   """Reads the scene and builds the octree; decodes no photo.
 
   Args:
     config: checked config.
     workdir: for the embedded city.
+    num_shards: node shards that the tree is dealt out to.
 
   Returns:
     Plan.
@@ -115,17 +116,17 @@ def make_plan(config, workdir) -> Plan:
   extension = extension_lib.find(config, workdir)
   joined = load_scenes(config, workdir)
   if config.data.boundary:
-    joined = joined._replace(
-        scene=cropping.crop_points(joined.scene, config.data.boundary)
+    joined = joining.map_parts(
+        joined, lambda part: cropping.crop_points(part, config.data.boundary)
     )
   if extension is not None:
     base = run_files.read(extension.folder)
     return _plan_of_extension(config, joined, extension, base)
   downscale = settings.training_downscale(config, joined.scene.cameras)
-  return _plan_of_scene(config, joined, downscale)
+  return _plan_of_scene(config, joined, downscale, num_shards)
 
 
-def _plan_of_scene(config, joined, downscale) -> Plan:
+def _plan_of_scene(config, joined, downscale, num_shards) -> Plan:
   built = build.build_octree(
       joined.scene, settings.build_options(config), pixel_size=downscale
   )
@@ -136,6 +137,7 @@ def _plan_of_scene(config, joined, downscale) -> Plan:
       num_nodes,
       max_memory_gb=config.max_memory_gb,
       num_slots=config.num_slots,
+      num_shards=num_shards,
   )
   num_slots = capacity.num_slots if capacity else config.num_slots or num_nodes
   return Plan(
@@ -195,12 +197,13 @@ def _observations(config, plan: Plan):
   return observations_lib.point_observations(plan.scene, plan.built.sample_aabb)
 
 
-def prepare_run(config, workdir) -> Run:
+def prepare_run(config, workdir, num_shards: int = 1) -> Run:
   """Everything before the first step.
 
   Args:
     config: checked config.
     workdir: the photo cache lies in it.
+    num_shards: node shards that the tree is dealt out to.
 
   Returns:
     Run.
@@ -208,7 +211,7 @@ def prepare_run(config, workdir) -> Run:
   Raises:
     InputError: bad scene, photos or config.
   """
-  plan = make_plan(config, workdir)
+  plan = make_plan(config, workdir, num_shards)
   if config.data.boundary:
     folder = pathlib.Path(workdir) / 'boundary_masks'
     plan = plan._replace(
@@ -226,7 +229,7 @@ def prepare_run(config, workdir) -> Run:
     # The damaged photos' cameras must not shape the tree either.
     joined = joining.select_photos(plan.joined, usable)
     if plan.extension is None:
-      plan = _plan_of_scene(config, joined, plan.downscale)
+      plan = _plan_of_scene(config, joined, plan.downscale, num_shards)
     else:
       plan = _plan_of_extension(config, joined, plan.extension, plan.base)
   split = _split(config, plan)

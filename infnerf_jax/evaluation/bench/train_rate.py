@@ -87,7 +87,7 @@ def train_rate(
   )
   around = gradients.Surroundings(
       tree=scene_model.tree_arrays(octree, slots),
-      node_level=jnp.asarray(octree.level, jnp.int32),
+      joins=jnp.asarray(octree.level, jnp.int32),
       cameras=scene_model.device_cameras(_cameras(octree), octree),
       inner=jnp.asarray(priors.inner_nodes(octree)),
       sample_aabb=jnp.asarray([[0.0] * 3, [1.0] * 3]),
