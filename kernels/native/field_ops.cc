@@ -42,7 +42,7 @@ struct Call {
 struct Worker {
   Packed packed;
   BlockBuffers block;
-  alignas(32) float features[BLOCK * IN] = {};
+  alignas(64) float features[BLOCK * IN] = {};
   uint64_t call_id = 0;
 
   void pack(const Weights& w, uint64_t id, int32_t slot, bool color,

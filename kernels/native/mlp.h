@@ -30,7 +30,7 @@ constexpr int OUT = 1 + G;        // raw density, geometry
 constexpr int OUTP = round8(OUT);
 constexpr int DP = round8(D);
 constexpr int BLOCK = 48;         // samples; activations of a layer fit L1
-static_assert(H % 8 == 0 && BLOCK % ROWS == 0);
+static_assert(H % 8 == 0 && BLOCK % ROWS == 0 && ROWS * 8 % LANES == 0);
 
 // Weights of one slot as the parameters hold them.
 struct Weights {
@@ -45,10 +45,10 @@ struct Weights {
 // backward pass multiplies with. Kept by a worker from chunk to chunk.
 struct Packed {
   int32_t slot = -1;
-  alignas(32) float w1[H * OUTP], c2[H * 8];
-  alignas(32) float w0t[H * INP], w1t[OUTP * H], c1t[H * H], c2t[3 * H];
-  alignas(32) float c0gt[H * OUTP];  // column 0 (raw density) is zero
-  alignas(32) float c0rt[H * DP];
+  alignas(64) float w1[H * OUTP], c2[H * 8];
+  alignas(64) float w0t[H * INP], w1t[OUTP * H], c1t[H * H], c2t[3 * H];
+  alignas(64) float c0gt[H * OUTP];  // column 0 (raw density) is zero
+  alignas(64) float c0rt[H * DP];
 
   void pack(const Weights& w, bool color, bool backward) {
     for (int h = 0; h < H; ++h) {
@@ -99,8 +99,8 @@ struct Runs {
   int count = 0;
   int32_t ray[BLOCK];
   int of_sample[BLOCK];
-  alignas(32) float inputs[BLOCK * DP];
-  alignas(32) float hidden[BLOCK * H];
+  alignas(64) float inputs[BLOCK * DP];
+  alignas(64) float hidden[BLOCK * H];
 
   void find(const int32_t* ray_idx, int n, const float* ray_inputs,
             int64_t num_rays) {
@@ -125,12 +125,12 @@ struct Runs {
 inline int padded(int n) { return (n + ROWS - 1) / ROWS * ROWS; }
 
 struct BlockBuffers {
-  alignas(32) float hidden[BLOCK * H], out[BLOCK * OUTP], in[BLOCK * OUTP];
-  alignas(32) float h1[BLOCK * H], h2[BLOCK * H], rgb[BLOCK * 8];
-  alignas(32) float d2[BLOCK * H], d1[BLOCK * H], d_hidden[BLOCK * H];
-  alignas(32) float d_out[BLOCK * OUTP], d_rgb[BLOCK * 8];
-  alignas(32) float d_features[BLOCK * INP], d_run[BLOCK * H];
-  alignas(32) float d_ray[BLOCK * DP];
+  alignas(64) float hidden[BLOCK * H], out[BLOCK * OUTP], in[BLOCK * OUTP];
+  alignas(64) float h1[BLOCK * H], h2[BLOCK * H], rgb[BLOCK * 8];
+  alignas(64) float d2[BLOCK * H], d1[BLOCK * H], d_hidden[BLOCK * H];
+  alignas(64) float d_out[BLOCK * OUTP], d_rgb[BLOCK * 8];
+  alignas(64) float d_features[BLOCK * INP], d_run[BLOCK * H];
+  alignas(64) float d_ray[BLOCK * DP];
   Runs runs;
   BlockBuffers() { std::memset(static_cast<void*>(this), 0, sizeof *this); }
 };
@@ -148,7 +148,7 @@ inline void density_forward(const float* features, int n, const Weights& w,
   for (int i = 0; i < n; ++i) {
     v8f sum = {};
     for (int h = 0; h < H / 8; ++h) {
-      sum += load(b->hidden + i * H + 8 * h) * column[h];
+      sum += load<v8f>(b->hidden + i * H + 8 * h) * column[h];
     }
     b->out[i * OUTP] = ((sum[0] + sum[4]) + (sum[1] + sum[5])) +
                        ((sum[2] + sum[6]) + (sum[3] + sum[7]));
@@ -159,7 +159,7 @@ inline void density_forward(const float* features, int n, const Weights& w,
 inline void color_hidden(int n, const Weights& w, BlockBuffers* b) {
   const int rows = padded(n);
   Runs& runs = b->runs;
-  for (int i = 0; i < rows * OUTP; i += 8) {
+  for (int i = 0; i < rows * OUTP; i += LANES) {
     store(b->in + i, sigmoid(load(b->out + i)));
   }
   gemm<D, H>(runs.inputs, DP, w.c0 + G * H, H, runs.hidden, H,
@@ -177,8 +177,8 @@ inline void color_forward(int n, const Weights& w, const Packed& p,
   color_hidden(n, w, b);
   const int rows = padded(n);
   gemm<H, 8>(b->h2, H, p.c2, 8, b->rgb, 8, rows);
-  for (int i = 0; i < n; ++i) {
-    store(b->rgb + 8 * i, sigmoid(load(b->rgb + 8 * i)));
+  for (int i = 0; i < rows * 8; i += LANES) {
+    store(b->rgb + i, sigmoid(load(b->rgb + i)));
   }
 }
 
@@ -200,15 +200,15 @@ inline void color_backward(int n, const Packed& p, float* grads,
   for (int i = 0; i < n; ++i) {
     float* sum = b->d_run + runs.of_sample[i] * H;
     for (int h = 0; h < H; h += 8) {
-      store(sum + h, load(sum + h) + load(b->d1 + i * H + h));
+      store(sum + h, load<v8f>(sum + h) + load<v8f>(b->d1 + i * H + h));
     }
   }
   outer<D, H>(runs.inputs, DP, b->d_run, H, grads + W::kC0 + G * H, H,
               runs.count);
   gemm<H, DP>(b->d_run, H, p.c0rt, DP, b->d_ray, DP, padded(runs.count));
   gemm<H, OUTP>(b->d1, H, p.c0gt, OUTP, b->d_out, OUTP, rows);
-  for (int i = 0; i < rows * OUTP; i += 8) {
-    const v8f s = load(b->in + i);
+  for (int i = 0; i < rows * OUTP; i += LANES) {
+    const vf s = load(b->in + i);
     store(b->d_out + i, load(b->d_out + i) * (s * (1.0f - s)));
   }
 }
