@@ -38,7 +38,7 @@ def create_store(
 
   Args:
     location: folder or bucket.
-    header: `generation` and what follows from the tree are filled in.
+    header: generations and what follows from the tree are filled in.
     octree: tree.
     rows_of: {group: row} of a node_id; None: no node has a chunk yet, all have
       version 0.
@@ -82,6 +82,7 @@ def create_store(
   header = dataclasses.replace(
       header,
       generation=generation,
+      created=generation,
       views_version=generation if views is not None else 0,
       num_nodes=octree.num_nodes,
       nodes_by_level=tuple(np.bincount(octree.level).tolist()),
@@ -236,8 +237,9 @@ class StoreWriter:
   def commit(self, *, views=None, state=None, **changes: Any) -> int:
     """Makes everything written since the last commit the store's state.
 
-    Nothing may be reading rows meanwhile. Chunks that are superseded are
-    deleted afterwards.
+    Nothing may be reading this writer's rows meanwhile. Chunks that are
+    superseded are deleted afterwards: other readers go on with the new ones
+    (`NodeStore.follow`).
 
     Args:
       views: arrays of the photos, None leaves them.
