@@ -16,6 +16,7 @@ import dataclasses
 import io
 import json
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class Header:
     generation: counts commits; versions of values are generations.
     views_version: version of `views`, 0 is none.
     state_version: version of `state`, 0 is none (see `row_store`).
+    created: generation that wrote the tree; later ones are commits to it.
     num_nodes: of the tree.
     nodes_by_level: from the root.
     center: [3] metres, the root's.
@@ -84,6 +86,7 @@ class Header:
   georeference: Any = None
   provenance: Any = None
   state_version: int = 0
+  created: int = 0
 
   @property
   def max_level(self) -> int:
@@ -278,9 +281,49 @@ class NodeStore:
     self.tree = tree_pages.StoredTree(
         values, self.header.generation, max_bytes=tree_bytes
     )
+    self._following = threading.Lock()
+
+  def follow(self, generation: int | None = None) -> bool:
+    """Takes over a later commit to this store, if there is one.
+
+    Args:
+      generation: the one that left something to be desired, None is the
+        present one.
+
+    Returns:
+      Whether what is read from now on is of a later one. A store that was
+      replaced as a whole is another, which is to be opened anew.
+    """
+    with self._following:
+      present = self.header
+      if generation is not None and generation != present.generation:
+        return True  # another thread was here
+      try:
+        header = header_from_json(self.values.read(HEADER), self.location)
+      except (*READ_ERRORS, errors.InputError):
+        return False
+      replaced = header.created != present.created
+      if replaced or header.generation == present.generation:
+        return False
+      self.header = header
+      self.tree.restart(header.generation)
+      return True
 
   def read_chunk(self, key: int, group: str = PARAMETERS) -> bytes:
-    """A node's chunk as it is stored."""
+    """A node's chunk as it is stored.
+
+    A commit deletes what it supersedes: who still reads by the pages of an
+    older generation goes on with the newer one.
+    """
+    while True:
+      generation = self.header.generation
+      try:
+        return self._read_chunk(key, group)
+      except key_values.MissingError:
+        if not self.follow(generation):
+          raise
+
+  def _read_chunk(self, key, group) -> bytes:
     (version,) = self.tree.versions([key])
     if not version and self.tree.out_of_reach:
       raise key_values.UnreachableError(

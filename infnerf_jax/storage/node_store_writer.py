@@ -38,7 +38,7 @@ def create_store(
 
   Args:
     location: folder or bucket.
-    header: `generation` and what follows from the tree are filled in.
+    header: generations and what follows from the tree are filled in.
     octree: tree.
     rows_of: {group: row} of a node_id; None: no node has a chunk yet, all have
       version 0.
@@ -82,6 +82,7 @@ def create_store(
   header = dataclasses.replace(
       header,
       generation=generation,
+      created=generation,
       views_version=generation if views is not None else 0,
       num_nodes=octree.num_nodes,
       nodes_by_level=tuple(np.bincount(octree.level).tolist()),
@@ -247,7 +248,8 @@ class StoreWriter:
     """Makes everything written since the last commit the store's state.
 
     Nothing may be reading rows by this writer meanwhile. Readers of the commit
-    before still find what it names; what that one superseded is deleted.
+    before still find what it names; what that one superseded is deleted, and
+    readers of older ones go on with the new (`NodeStore.follow`).
 
     Args:
       views: arrays of the photos, None leaves them.
