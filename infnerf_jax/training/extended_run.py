@@ -13,14 +13,14 @@ from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.scene import joining
 from infnerf_jax.scene import split as split_lib
 from infnerf_jax.storage import leaves
-from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import (
-    coverage,
-    optimizer,
-    retraining,
-    run_files,
-    settings,
+  coverage,
+  optimizer,
+  retraining,
+  run_files,
+  settings,
 )
+from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step_options as options_lib
 
