@@ -159,8 +159,8 @@ def test_run_files_name_everything(unbroken):
 def test_non_finite_steps_stop_the_run(scene, tmp_path, monkeypatch):
   real = ray_batches.sample_batch
 
-  def poisoned(pyramid, rows, options, step, observations=None):
-    batch = real(pyramid, rows, options, step, observations)
+  def poisoned(pyramid, rows, options, step, *args):
+    batch = real(pyramid, rows, options, step, *args)
     if step >= 5:
       batch = batch._replace(rgb=np.full_like(batch.rgb, np.nan))
     return batch
