@@ -42,7 +42,8 @@ struct Call {
 struct Worker {
   Packed packed;
   BlockBuffers block;
-  alignas(64) float features[BLOCK * IN] = {};
+  BlockLookup lookup;
+  alignas(64) float gathered[L * BLOCK * F] = {}, features[BLOCK * IN] = {};
   uint64_t call_id = 0;
 
   void pack(const Weights& w, uint64_t id, int32_t slot, bool color,
@@ -69,14 +70,14 @@ uint64_t new_call_id() {
   return ++last;
 }
 
-// Features of n sorted samples from [L, S, F] to [n, IN]; `at` gives the places.
+// Features of n samples from [L, stride, F] to [n, IN]; `at` gives the places.
 template <typename At>
-void copy_features(const float* features, int64_t samples, int n, At at,
+void copy_features(const float* features, int64_t stride, int n, At at,
                    float* out) {
-  for (int l = 0; l < L; ++l) {
-    const float* from = features + l * samples * F;
-    for (int j = 0; j < n; ++j) {
-      std::memcpy(out + j * IN + l * F, from + at(j) * F, 4 * F);
+  for (int j = 0; j < n; ++j) {
+    const float* from = features + at(j) * F;
+    for (int l = 0; l < L; ++l) {
+      std::memcpy(out + j * IN + l * F, from + l * stride * F, 4 * F);
     }
   }
 }
@@ -91,36 +92,42 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
     std::fill(raw, raw + call.samples, 0.0f);
     if (rgb) std::fill(rgb, rgb + 3 * call.samples, 0.0f);
   }
-  std::unique_ptr<float[]> own;
-  if (stored == nullptr) {
-    own.reset(new float[call.samples * IN]);
-    stored = own.get();
-  }
-  const Positions positions = sort_positions(call.position, sorted);
-  lookup_sorted(call.table, call.rows, layout, sorted, positions, call.samples,
-                stored);
   const uint64_t id = new_call_id();
   parallel(chunks.size(), [&](int64_t item, int) {
     const Chunk& c = chunks[item];
     Worker& worker = this_worker();
     BlockBuffers& b = worker.block;
-    const int32_t* order = sorted.order.data() + c.begin;
     const Weights w = call.weights(c.slot);
     worker.pack(w, id, c.slot, rgb, false);
-    for (int i = 0; i < c.count; i += BLOCK) {
-      const int n = std::min(BLOCK, c.count - i);
-      copy_features(stored, call.samples, n,
-                    [&](int j) { return c.begin + i + j; }, worker.features);
-      density_forward(worker.features, n, w, worker.packed, rgb, &b);
-      for (int j = 0; j < n; ++j) raw[order[i + j]] = b.out[j * OUTP];
-      if (!rgb) continue;
-      int32_t rays[BLOCK];
-      for (int j = 0; j < n; ++j) rays[j] = call.ray_idx[order[i + j]];
-      b.runs.find(rays, n, call.ray_inputs, call.num_rays);
-      color_forward(n, w, worker.packed, &b);
-      for (int j = 0; j < n; ++j) {
-        std::memcpy(rgb + 3 * int64_t(order[i + j]), b.rgb + 8 * j, 12);
+    BlockLookup& lookup = worker.lookup;
+    lookup.open(call.table + c.slot * call.rows * F, layout, c.slot);
+    auto ask = [&]() __attribute__((always_inline)) { lookup.ask(); };
+    const int32_t* order = sorted.order.data() + c.begin;
+    auto size = [&](int i) { return std::min(BLOCK, c.count - i); };
+    lookup.locate(call.position, order, size(0));
+    lookup.drain();
+    for (int i = 0; i < c.count; i += BLOCK, order += BLOCK) {
+      const int n = size(i);
+      lookup.gather(n, worker.gathered);
+      if (i + BLOCK < c.count) {
+        lookup.locate(call.position, order + BLOCK, size(i + BLOCK));
       }
+      copy_features(worker.gathered, BLOCK, n, [](int j) { return j; },
+                    worker.features);
+      for (int l = 0; stored && l < L; ++l) {
+        std::memcpy(stored + (l * call.samples + c.begin + i) * F,
+                    worker.gathered + l * BLOCK * F, 4 * F * n);
+      }
+      density_forward(worker.features, n, w, worker.packed, rgb, &b, ask);
+      for (int j = 0; j < n; ++j) raw[order[j]] = b.out[j * OUTP];
+      if (rgb) {
+        b.runs.find(call.ray_idx, order, n, call.ray_inputs, call.num_rays);
+        color_forward(n, w, worker.packed, &b, ask);
+        for (int j = 0; j < n; ++j) {
+          std::memcpy(rgb + 3 * int64_t(order[j]), b.rgb + 8 * j, 12);
+        }
+      }
+      lookup.drain();
     }
   });
 }
@@ -220,9 +227,7 @@ void backward(const Call& call, const float* stored, const float* rgb,
                     worker.features);
       density_forward(worker.features, n, w, worker.packed, color, &b);
       if (color) {
-        int32_t rays[BLOCK];
-        for (int j = 0; j < n; ++j) rays[j] = call.ray_idx[sample[j]];
-        b.runs.find(rays, n, call.ray_inputs, call.num_rays);
+        b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
         color_hidden(n, w, &b);
         for (int j = 0; j < n; ++j) {
           for (int a = 0; a < 3; ++a) {

@@ -29,10 +29,16 @@ INFNERF_INLINE void for_panels(Fn&& fn) {
   }
 }
 
-template <typename V, int MR, int NV, int K, Then THEN, bool INIT>
+struct Nothing {
+  void operator()() const {}
+};
+constexpr int STEP = 4;  // products' depth between two calls of `meanwhile`
+
+template <typename V, int MR, int NV, int K, Then THEN, bool INIT, typename Fn>
 INFNERF_INLINE void gemm_tile(const float* x, int ldx, const float* w, int ldw,
                               float* y, int ldy, const float* const* init,
-                              const float* mask, int ldm, int column) {
+                              const float* mask, int ldm, int column,
+                              Fn& meanwhile) {
   constexpr int W = sizeof(V) / 4;
   V acc[MR][NV];
 #pragma GCC unroll 12
@@ -42,7 +48,7 @@ INFNERF_INLINE void gemm_tile(const float* x, int ldx, const float* w, int ldw,
       acc[i][j] = INIT ? load<V>(init[i] + column + W * j) : V{};
     }
   }
-  for (int k = 0; k < K; ++k) {
+  auto step = [&](int k) __attribute__((always_inline)) {
     V b[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) b[j] = load<V>(w + k * ldw + W * j);
@@ -52,7 +58,14 @@ INFNERF_INLINE void gemm_tile(const float* x, int ldx, const float* w, int ldw,
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) acc[i][j] += a * b[j];
     }
+  };
+  constexpr int WHOLE = K / STEP * STEP;
+  for (int first = 0; first < WHOLE; first += STEP) {
+    meanwhile();
+#pragma GCC unroll 1
+    for (int k = first; k < first + STEP; ++k) step(k);
   }
+  for (int k = WHOLE; k < K; ++k) step(k);
   const V zero = {};
 #pragma GCC unroll 12
   for (int i = 0; i < MR; ++i) {
@@ -70,9 +83,12 @@ INFNERF_INLINE void gemm_tile(const float* x, int ldx, const float* w, int ldw,
 
 // y[s, n] = then(init[s][n] + sum_k x[s, k] w[k, n]) for `rows` rows (a
 // multiple of ROWS) and N columns (a multiple of 8). w has leading size ldw.
-template <int K, int N, Then THEN = Then::kNothing, bool INIT = false>
+// meanwhile(): called again and again between products, to ask for memory.
+template <int K, int N, Then THEN = Then::kNothing, bool INIT = false,
+          typename Fn = const Nothing>
 inline void gemm(const float* x, int ldx, const float* w, int ldw, float* y,
-                 int ldy, int rows, const float* const* init = nullptr,
+                 int ldy, int rows, Fn& meanwhile = Fn(),
+                 const float* const* init = nullptr,
                  const float* mask = nullptr, int ldm = 0) {
   for_panels<N>([&](auto v, auto nv, int n) __attribute__((always_inline)) {
     using V = decltype(v);
@@ -80,7 +96,8 @@ inline void gemm(const float* x, int ldx, const float* w, int ldw, float* y,
     auto tile = [&](auto mr, int s) __attribute__((always_inline)) {
       gemm_tile<V, decltype(mr)::value, NV, K, THEN, INIT>(
           x + s * ldx, ldx, w + n, ldw, y + s * ldy + n, ldy,
-          INIT ? init + s : nullptr, mask + s * ldm + n, ldm, n);
+          INIT ? init + s : nullptr, mask + s * ldm + n, ldm, n,
+          meanwhile);
     };
     int s = 0;
     if constexpr (NV == 1) {  // six sums would wait for one another

@@ -17,7 +17,7 @@ namespace infnerf {
 
 constexpr int L = GRID_SCALES;
 constexpr int F = NUM_FEATURES;
-constexpr int GRID_BLOCK = 64;  // samples whose rows are prefetched together
+constexpr int GRID_BLOCK = 48;  // samples whose rows are prefetched together
 
 // One grid scale as one slot sees it (slot 0 has doubled resolutions).
 struct Scale {
@@ -178,14 +178,14 @@ class Positions {
   std::unique_ptr<float[]> data_;
 };
 
-constexpr int LARGE_TABLE = 100 * 1024;  // bytes: beyond, rows are prefetched
+constexpr int SMALL_TABLE = 100 * 1024;  // bytes: beyond, rows are prefetched
 
 // out[i, f]: features at one scale of sorted samples begin .. begin + count.
 inline void lookup_scale(const float* table, const Scale& s,
                          const Positions& positions, int64_t begin, int count,
                          float* out) {
   GridBlock blocks[2];
-  const bool prefetch = int64_t(s.rows) * F * 4 > LARGE_TABLE;
+  const bool prefetch = int64_t(s.rows) * F * 4 > SMALL_TABLE;
   auto prepare = [&](int i) {
     const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
     GridBlock& b = blocks[i / GRID_BLOCK % 2];

@@ -38,6 +38,69 @@ inline void lookup_sorted(const float* table, int64_t rows,
   });
 }
 
+// A block of samples of one slot at all grid scales. Rows are known one block
+// ahead, so that their memory can be asked for while a block before is worked
+// on: `ask` a little, again and again, then `drain` what is left.
+class BlockLookup {
+ public:
+  void open(const float* table, const int64_t* layout, int32_t slot) {
+    for (int l = 0; l < L; ++l) {
+      scales_[l] = make_scale(layout, slot, l);
+      tables_[l] = table + scales_[l].offset * F;
+    }
+  }
+
+  // sample: n <= GRID_BLOCK rows of position [S, 3].
+  void locate(const float* position, const int32_t* sample, int n) {
+    for (int j = 0; j < n; ++j) {
+      const float* p = position + 3 * int64_t(sample[j]);
+      for (int a = 0; a < 3; ++a) axes_[a][j] = p[a];
+    }
+    const float* axes[3] = {axes_[0], axes_[1], axes_[2]};
+    for (int l = 0; l < L; ++l) grid_rows(scales_[l], axes, n, &rows_[l]);
+    scale_ = place_ = 0;
+    skip_small();
+  }
+
+  INFNERF_INLINE void ask() {
+    if (scale_ == L) return;
+    const uint32_t* row = rows_[scale_].row[0] + place_;
+    for (int k = 0; k < PORTION; ++k) {
+      __builtin_prefetch(tables_[scale_] + size_t(row[k]) * F, 0, 2);
+    }
+    place_ += PORTION;
+    if (place_ < 8 * GRID_BLOCK) return;
+    place_ = 0, ++scale_;
+    skip_small();
+  }
+  void drain() {
+    while (scale_ < L) ask();
+  }
+
+  // Features [L, GRID_BLOCK, F] of the located samples.
+  void gather(int n, float* out) const {
+    for (int l = 0; l < L; ++l) {
+      gather_block(tables_[l], rows_[l], n, out + l * GRID_BLOCK * F);
+    }
+  }
+
+ private:
+  // So many at a time end about when a node's layers do.
+  static constexpr int PORTION = L > 8 ? 16 : 8;
+
+  void skip_small() {
+    while (scale_ < L && int64_t(scales_[scale_].rows) * F * 4 <= SMALL_TABLE) {
+      ++scale_;
+    }
+  }
+
+  Scale scales_[L];
+  const float* tables_[L];
+  alignas(64) float axes_[3][GRID_BLOCK] = {};
+  GridBlock rows_[L] = {};
+  int scale_ = L, place_ = 0;
+};
+
 }  // namespace infnerf
 
 #endif  // INFNERF_LOOKUP_H_

@@ -29,7 +29,7 @@ constexpr int INP = round8(IN);
 constexpr int OUT = 1 + G;        // raw density, geometry
 constexpr int OUTP = round8(OUT);
 constexpr int DP = round8(D);
-constexpr int BLOCK = 48;         // samples; activations of a layer fit L1
+constexpr int BLOCK = GRID_BLOCK;  // samples; activations of a layer fit L1
 static_assert(H % 8 == 0 && BLOCK % ROWS == 0 && ROWS * 8 % LANES == 0);
 
 // Weights of one slot as the parameters hold them.
@@ -102,16 +102,17 @@ struct Runs {
   alignas(64) float inputs[BLOCK * DP];
   alignas(64) float hidden[BLOCK * H];
 
-  void find(const int32_t* ray_idx, int n, const float* ray_inputs,
-            int64_t num_rays) {
+  // sample: n places in ray_idx.
+  void find(const int32_t* ray_idx, const int32_t* sample, int n,
+            const float* ray_inputs, int64_t num_rays) {
     count = 0;
     for (int i = 0; i < n; ++i) {
-      if (i == 0 || ray_idx[i] != ray[count - 1]) {
-        ray[count] = ray_idx[i];
+      const int32_t r = ray_idx[sample[i]];
+      if (i == 0 || r != ray[count - 1]) {
+        ray[count] = r;
         float* row = inputs + count * DP;
-        const bool valid = ray_idx[i] >= 0 && ray_idx[i] < num_rays;
-        if (valid) {
-          std::memcpy(row, ray_inputs + int64_t(ray_idx[i]) * D, D * 4);
+        if (r >= 0 && r < num_rays) {
+          std::memcpy(row, ray_inputs + int64_t(r) * D, D * 4);
         } else {
           std::memset(row, 0, D * 4);
         }
@@ -135,12 +136,16 @@ struct BlockBuffers {
   BlockBuffers() { std::memset(static_cast<void*>(this), 0, sizeof *this); }
 };
 
+// `meanwhile` of the forward passes: see gemm.
+template <typename Fn = const Nothing>
 inline void density_forward(const float* features, int n, const Weights& w,
-                            const Packed& p, bool geometry, BlockBuffers* b) {
+                            const Packed& p, bool geometry, BlockBuffers* b,
+                            Fn& meanwhile = Fn()) {
   const int rows = padded(n);
-  gemm<IN, H, Then::kRelu>(features, IN, w.w0, H, b->hidden, H, rows);
+  gemm<IN, H, Then::kRelu>(features, IN, w.w0, H, b->hidden, H, rows,
+                           meanwhile);
   if (geometry) {
-    gemm<H, OUTP>(b->hidden, H, p.w1, OUTP, b->out, OUTP, rows);
+    gemm<H, OUTP>(b->hidden, H, p.w1, OUTP, b->out, OUTP, rows, meanwhile);
     return;
   }
   v8f column[H / 8];
@@ -156,7 +161,9 @@ inline void density_forward(const float* features, int n, const Weights& w,
 }
 
 // Fills in, h1, h2 from out; runs must be found.
-inline void color_hidden(int n, const Weights& w, BlockBuffers* b) {
+template <typename Fn = const Nothing>
+inline void color_hidden(int n, const Weights& w, BlockBuffers* b,
+                         Fn& meanwhile = Fn()) {
   const int rows = padded(n);
   Runs& runs = b->runs;
   for (int i = 0; i < rows * OUTP; i += LANES) {
@@ -168,15 +175,17 @@ inline void color_hidden(int n, const Weights& w, BlockBuffers* b) {
   for (int i = 0; i < rows; ++i) {
     init[i] = runs.hidden + (i < n ? runs.of_sample[i] : 0) * H;
   }
-  gemm<G, H, Then::kRelu, true>(b->in + 1, OUTP, w.c0, H, b->h1, H, rows, init);
-  gemm<H, H, Then::kRelu>(b->h1, H, w.c1, H, b->h2, H, rows);
+  gemm<G, H, Then::kRelu, true>(b->in + 1, OUTP, w.c0, H, b->h1, H, rows,
+                                meanwhile, init);
+  gemm<H, H, Then::kRelu>(b->h1, H, w.c1, H, b->h2, H, rows, meanwhile);
 }
 
+template <typename Fn>
 inline void color_forward(int n, const Weights& w, const Packed& p,
-                          BlockBuffers* b) {
-  color_hidden(n, w, b);
+                          BlockBuffers* b, Fn& meanwhile) {
+  color_hidden(n, w, b, meanwhile);
   const int rows = padded(n);
-  gemm<H, 8>(b->h2, H, p.c2, 8, b->rgb, 8, rows);
+  gemm<H, 8>(b->h2, H, p.c2, 8, b->rgb, 8, rows, meanwhile);
   for (int i = 0; i < rows * 8; i += LANES) {
     store(b->rgb + i, sigmoid(load(b->rgb + i)));
   }
@@ -189,11 +198,12 @@ inline void color_backward(int n, const Packed& p, float* grads,
   using W = WeightGrads;
   const int rows = padded(n);
   outer<H, 8>(b->h2, H, b->d_rgb, 8, grads + W::kC2, 8, n);
-  gemm<3, H, Then::kMask>(b->d_rgb, 8, p.c2t, H, b->d2, H, rows, nullptr,
+  const Nothing none;
+  gemm<3, H, Then::kMask>(b->d_rgb, 8, p.c2t, H, b->d2, H, rows, none, nullptr,
                           b->h2, H);
   outer<H, H>(b->h1, H, b->d2, H, grads + W::kC1, H, n);
-  gemm<H, H, Then::kMask>(b->d2, H, p.c1t, H, b->d1, H, rows, nullptr, b->h1,
-                          H);
+  gemm<H, H, Then::kMask>(b->d2, H, p.c1t, H, b->d1, H, rows, none, nullptr,
+                          b->h1, H);
   outer<G, H>(b->in + 1, OUTP, b->d1, H, grads + W::kC0, H, n);
   Runs& runs = b->runs;
   std::memset(b->d_run, 0, sizeof(float) * padded(runs.count) * H);
@@ -219,14 +229,15 @@ inline void density_backward(const float* features, int n, const Packed& p,
                              BlockBuffers* b) {
   using W = WeightGrads;
   const int rows = padded(n);
+  const Nothing none;
   if (geometry) {
     outer<H, OUTP>(b->hidden, H, b->d_out, OUTP, grads + W::kW1, OUTP, n);
     gemm<OUT, H, Then::kMask>(b->d_out, OUTP, p.w1t, H, b->d_hidden, H, rows,
-                              nullptr, b->hidden, H);
+                              none, nullptr, b->hidden, H);
   } else {
     outer<H, 8>(b->hidden, H, b->d_out, OUTP, grads + W::kW1, OUTP, n);
     gemm<1, H, Then::kMask>(b->d_out, OUTP, p.w1t, H, b->d_hidden, H, rows,
-                            nullptr, b->hidden, H);
+                            none, nullptr, b->hidden, H);
   }
   outer<IN, H>(features, IN, b->d_hidden, H, grads + W::kW0, H, n);
   if (!want_features) return;
