@@ -56,8 +56,9 @@ TDOM = Layer(
 )  # fmt: skip
 DSM = Layer('_dsm', 'float32', ('height',), ('Gray',), NODATA, 'metre')
 ACCURACY = Layer(
-    '_accuracy', 'float32', ('opacity', 'octree level used'),
-    ('Gray', 'Undefined'), NODATA, '',
+    '_accuracy', 'float32',
+    ('opacity', 'octree level used', 'photos that see it'),
+    ('Gray', 'Undefined', 'Undefined'), NODATA, '',
 )  # fmt: skip
 LAYERS = (TDOM, DSM, ACCURACY)
 
