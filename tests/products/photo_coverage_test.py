@@ -12,7 +12,9 @@ def _cameras(places):
       [
           cameras_lib.make_camera(
               focal=500, width=400, height=200,
-              cam_to_world=cameras_lib.look_at([x, y, 50], [x, y, 0], (0, 1, 0)),
+              cam_to_world=cameras_lib.look_at(
+                  [x, y, 50], [x, y, 0], (0, 1, 0)
+              ),
           )
           for x, y in places
       ]
