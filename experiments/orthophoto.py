@@ -37,6 +37,10 @@ _SUPERSAMPLING = flags.DEFINE_integer(
     'supersampling', 0, 'Rays along a side of a pixel; 0: as the finest level'
     ' asks for, at most 4.', lower_bound=0, upper_bound=16,
 )  # fmt: skip
+_MIN_PHOTOS = flags.DEFINE_integer(
+    'min_photos', 3, 'That must see what the map shows; 0: all is shown.',
+    lower_bound=0,
+)  # fmt: skip
 _XYZ = flags.DEFINE_string(
     'xyz', '', 'Folder for web tiles of the map too, z/x/y.png.'
 )
@@ -55,6 +59,7 @@ def main(argv):
   from infnerf_jax.products import (
     map_canvas,
     map_files,
+    map_pixels,
     orthophoto,
     web_tiles,
   )  # fmt: skip
@@ -72,11 +77,11 @@ def main(argv):
     boundary = map_boundary.read_boundary(_BOUNDARY.value, frame)
   loaded = infnerf_jax.load(_WORKDIR.value)
   cap = _MAX_MEMORY_GB.value or loaded.config['max_memory_gb'] or None
-  pixels = orthophoto.FieldPixels(
+  pixels = map_pixels.FieldPixels(
       loaded, appearance=_APPEARANCE.value, max_memory_gb=cap,
-      supersampling=_SUPERSAMPLING.value,
+      supersampling=_SUPERSAMPLING.value, min_photos=_MIN_PHOTOS.value,
   )
-  tile_size, cache_bytes = orthophoto.memory_plan(cap)
+  tile_size, cache_bytes = map_pixels.memory_plan(cap)
   job = orthophoto.plan_map(
       pixels, frame, gsd=_GSD.value, bounds=bounds, boundary=boundary,
       tile_size=tile_size,

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.products import orthophoto
+from infnerf_jax.products import map_pixels
 
 _ROOT = pathlib.Path(__file__).parents[2]
 # What users of other programs report as failing, and a tenth of it.
@@ -31,7 +31,7 @@ def run_worker(job: dict[str, Any], *, kill_at: int = 0) -> dict[str, Any]:
   """Makes a map in another process.
 
   Args:
-    job: of `canvas_worker`.
+    job: of `map_worker`.
     kill_at: tiles after which the process is killed, 0: never.
 
   Returns:
@@ -41,7 +41,7 @@ def run_worker(job: dict[str, Any], *, kill_at: int = 0) -> dict[str, Any]:
     RuntimeError: the process failed by itself; its last words.
   """
   process = subprocess.Popen(
-      [sys.executable, '-m', 'infnerf_jax.accuracy.canvas_worker']
+      [sys.executable, '-m', 'infnerf_jax.map_worker']
       + [json.dumps(job)],
       cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
       env={**os.environ, 'PYTHONPATH': str(_ROOT)},
@@ -56,7 +56,7 @@ def run_worker(job: dict[str, Any], *, kill_at: int = 0) -> dict[str, Any]:
   if kill_at and process.returncode == -signal.SIGKILL:
     return {**last, 'killed': True}
   if process.returncode:
-    raise RuntimeError(f'canvas_worker: {words[-2000:]}')
+    raise RuntimeError(f'map_worker: {words[-2000:]}')
   return last
 
 
@@ -78,7 +78,7 @@ def measure_city(size, folder, *, cap_gb: float = _CAP_GB) -> dict[str, Any]:
       kind='city', width=size[0], height=size[1], max_memory_gb=cap_gb,
       out=str(out),
   )  # fmt: skip
-  side, _ = orthophoto.memory_plan(cap_gb)
+  side, _ = map_pixels.memory_plan(cap_gb)
   tiles = -(-size[0] // side) * -(-size[1] // side)
   start = time.monotonic()
   killed = run_worker(job, kill_at=max(1, tiles // 2))

@@ -14,7 +14,7 @@ from infnerf_jax.accuracy import map_reading, registration
 from infnerf_jax.evaluation import metrics
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.geometry import map_frame
-from infnerf_jax.products import orthophoto
+from infnerf_jax.products import map_pixels, orthophoto
 from infnerf_jax.scene import city as city_lib
 
 # Sizes of a map's pixel, of the photos' own.
@@ -203,7 +203,7 @@ def measure(loaded, folder, factors=FACTORS) -> dict[str, Any]:
   size = round(side / finest)
   truth = exact(city, -side / 2, side / 2, finest, size)
   frame = map_frame.make_frame(map_frame.read_frame(loaded.workdir))
-  pixels = orthophoto.FieldPixels(loaded)
+  pixels = map_pixels.FieldPixels(loaded)
   maps = []
   for factor in factors:
     job = orthophoto.plan_map(

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from infnerf_jax.products import orthophoto
+from infnerf_jax.products import map_pixels
 from infnerf_jax.scene import city as city_lib
 
 
 class CityPixels:
-  """What `orthophoto.Pixels` says, by casting rays at the city itself.
+  """What `map_pixels.Pixels` says, by casting rays at the city itself.
 
   Attributes:
     city: the city.
@@ -15,6 +15,7 @@ class CityPixels:
   """
 
   near = 1.0
+  min_photos = 0
 
   def __init__(self, extent: float, *, reach: float | None = None):
     """Casts nothing yet.
@@ -30,9 +31,13 @@ class CityPixels:
     self.identity = {'city': extent}
     self.calls = 0
 
-  def render(self, camera) -> orthophoto.TileMaps:
-    """See `orthophoto.Pixels`."""
+  def render(self, camera) -> map_pixels.TileMaps:
+    """See `map_pixels.Pixels`."""
     self.calls += 1
     view = city_lib.render(self.city, camera, supersampling=1, with_depth=False)
     one = np.ones(view.depth.shape, np.float32)
-    return orthophoto.TileMaps(view.rgb, one, view.depth, one, 2 * one)
+    return map_pixels.TileMaps(view.rgb, one, view.depth, one, 2 * one)
+
+  def count_photos(self, camera, distance) -> None:
+    """See `map_pixels.Pixels`: the city is known everywhere."""
+    del camera, distance

@@ -12,7 +12,7 @@ import numpy as np
 from infnerf_jax.accuracy import capture_maps, city_maps
 from infnerf_jax.evaluation.bench import harness
 from infnerf_jax.geometry import map_frame
-from infnerf_jax.products import orthophoto
+from infnerf_jax.products import map_pixels, orthophoto
 from infnerf_jax.scene import readers
 
 # Of a map's pixel: what heights and places may be off.
@@ -51,7 +51,7 @@ def _make_map(scene, folder: pathlib.Path) -> pathlib.Path:
   ground = 0.0 if points is None else float(np.median(points.positions[:, 2]))
   frame = map_frame.make_frame(map_frame.read_frame(scene.workdir))
   job = orthophoto.plan_map(
-      orthophoto.FieldPixels(scene), frame,
+      map_pixels.FieldPixels(scene), frame,
       gsd=city_maps.photo_gsd(scene, ground),
   )  # fmt: skip
   out = folder / 'map.tif'

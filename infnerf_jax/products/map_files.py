@@ -56,8 +56,9 @@ TDOM = Layer(
 )  # fmt: skip
 DSM = Layer('_dsm', 'float32', ('height',), ('Gray',), NODATA, 'metre')
 ACCURACY = Layer(
-    '_accuracy', 'float32', ('opacity', 'octree level used'),
-    ('Gray', 'Undefined'), NODATA, '',
+    '_accuracy', 'float32',
+    ('opacity', 'octree level used', 'photos that see it'),
+    ('Gray', 'Undefined', 'Undefined'), NODATA, '',
 )  # fmt: skip
 LAYERS = (TDOM, DSM, ACCURACY)
 
@@ -246,6 +247,10 @@ def _write_tile(path: pathlib.Path, layer: Layer, bands, place) -> None:
         predictor=3 if layer.dtype == 'float32' else 2,
     ) as file:  # fmt: skip
       file.write(np.ascontiguousarray(bands, layer.dtype))
+    # GDAL says nothing of a disk that was full when it closed the file.
+    with rasterio.open(partial) as file:
+      if not np.array_equal(file.read(), bands.astype(layer.dtype)):
+        raise rasterio_errors.RasterioIOError('other pixels than were written')
   os.replace(partial, path)
 
 
@@ -347,9 +352,13 @@ def write_mosaics(
 
 
 def _check_mosaic(path, canvas: map_canvas.Canvas) -> None:
-  """Reads a finished file's corners, which a full disk would have cut."""
+  """Reads corners of all resolutions, which a full disk would have cut."""
   with rasterio.open(path) as file:
     if (file.width, file.height) != (canvas.width, canvas.height):
       raise rasterio_errors.RasterioIOError('a file of another size')
-    for row, column in ((0, 0), (file.height - 1, file.width - 1)):
-      file.read(1, window=((row, row + 1), (column, column + 1)))
+    levels = [None, *range(len(file.overviews(1)))]
+  for level in levels:
+    more = {} if level is None else {'overview_level': level}
+    with rasterio.open(path, **more) as file:
+      for row, column in ((0, 0), (file.height - 1, file.width - 1)):
+        file.read(window=((row, row + 1), (column, column + 1)))

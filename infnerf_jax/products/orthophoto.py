@@ -8,9 +8,8 @@ any ground sampling distance is free of aliasing, and walls do not lean.
 import contextlib
 import dataclasses
 import os
-import pathlib
 import time
-from typing import Any, Callable, NamedTuple, Protocol
+from typing import Any, Callable
 
 import numpy as np
 
@@ -19,190 +18,17 @@ from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
     map_canvas,
     map_files,
+    map_pixels,
 )
 
-_TILE_SIZES = (1024, 512, 256, 128)
-# Of a tile's pixel on the host: outputs, their copies, rasters, GDAL's blocks.
-_PIXEL_BYTES = 160
-_TILE_SHARE = 0.15
-_CACHE_SHARE, _CACHE_RANGE = 0.08, (16e6, 256e6)
 # Below this opacity a pixel shows nothing.
 _MIN_OPACITY = 0.5
 # Steps of the accuracy map, which compresses by what it does not resolve.
 _OPACITY_STEPS, _LEVEL_STEPS = 256, 16
 # Bytes a pixel that were measured on disk: tiles and mosaic side by side.
 _DISK_BYTES = 24
-# Rays along a side of a pixel that is coarser than the finest level. One ray is
-# a sample of what a node knows, which has detail down to half its footprint.
-_MAX_RAYS = 4
-_OUTPUTS = ('rgb', 'opacity', 'coverage', 'half_distance', 'level')
-
-
-class TileMaps(NamedTuple):
-  """What vertical rays see.
-
-  Attributes:
-    rgb: [H, W, 3] in [0, 1].
-    shown: [H, W] opacity behind the colour.
-    distance: [H, W] metres down to the surface; infinite where there is none.
-    opacity: [H, W] of the scene itself; NaN where the ray misses its box.
-    level: [H, W] octree level that answered.
-  """
-
-  rgb: np.ndarray
-  shown: np.ndarray
-  distance: np.ndarray
-  opacity: np.ndarray
-  level: np.ndarray
-
-
-class Pixels(Protocol):
-  """What a map is made of.
-
-  Attributes:
-    sample_aabb: [2, 3] of the scene, metres.
-    near: metres that a camera keeps above it.
-    identity: all that decides its answers; JSON.
-  """
-
-  sample_aabb: np.ndarray
-  near: float
-  identity: dict[str, Any]
-
-  def render(self, camera) -> TileMaps:
-    """Renders an orthographic camera (a single row)."""
-
-
-class FieldPixels:
-  """Pixels of a trained scene."""
-
-  def __init__(
-      self,
-      loaded,
-      *,
-      appearance: str | None = None,
-      max_memory_gb: float | None = None,
-      supersampling: int = 0,
-  ):
-    """Renders nothing yet.
-
-    Args:
-      loaded: a LoadedScene or StoreScene.
-      appearance: name of a photo, None for the mean embedding.
-      max_memory_gb: cap of the whole map, None or 0 is none.
-      supersampling: rays along a side of a pixel; 0: so many that they are as
-        fine as the finest level, at most 4. So no map costs more than one of
-        the finest pixels that differ.
-    """
-    self._loaded = loaded
-    self._appearance = loaded.appearance(appearance)
-    options = loaded.options
-    # Rays begin just above the scene's box, whatever photos need.
-    self._options = dataclasses.replace(options, clip_to_box=True)
-    self.near = 1.01 * options.near * loaded.spec.half_side
-    self.tile_size, cache = memory_plan(max_memory_gb)
-    self._render_gb = None
-    if max_memory_gb:
-      own = self.tile_size**2 * _PIXEL_BYTES + cache
-      self._render_gb = max(max_memory_gb - own / 1e9, 1e-6)
-    header = getattr(getattr(loaded, 'store', None), 'header', None)
-    box = header.sample_aabb if header else loaded.sample_aabb
-    self.sample_aabb = np.asarray(box, np.float64)
-    self.identity = {
-        'scene': str(pathlib.Path(str(loaded.workdir)).absolute()),
-        'num_steps': getattr(loaded, 'num_steps', None),
-        'generation': getattr(header, 'generation', None),
-        'appearance': appearance or 'mean',
-        'supersampling': supersampling,
-    }
-    self._supersampling = supersampling
-    octree, policy = loaded.octree, options.level_policy
-    finest = float(octree.node_gsd(int(octree.level.max())))
-    self._finest_footprint = finest / 2.0 ** getattr(policy, 'bias', 0.0)
-
-  def rays_per_side(self, camera) -> int:
-    """Rays along a side of a pixel of an orthographic camera."""
-    if self._supersampling:
-      return self._supersampling
-    footprint = 1 / (np.sqrt(np.pi) * float(camera.intrinsics[0]))
-    octaves = footprint / self._finest_footprint
-    return int(np.clip(np.ceil(octaves - 1e-6), 1, _MAX_RAYS))
-
-  def render(self, camera) -> TileMaps:
-    """See `Pixels`."""
-    side = self.rays_per_side(camera)
-    if side == 1:
-      return self._cast(camera)
-    # As many rays at a time as without supersampling: so is the memory.
-    height = int(camera.height)
-    rows = max(1, height // side**2)
-    parts = [
-        _mean_of_rays(
-            self._cast(_finer(camera, side, top, min(rows, height - top))), side
-        )
-        for top in range(0, height, rows)
-    ]
-    return TileMaps(*(np.concatenate(part) for part in zip(*parts)))
-
-  def _cast(self, camera) -> TileMaps:
-    """One ray a pixel."""
-    image = self._loaded.render(
-        camera,
-        appearance=self._appearance,
-        options=self._options,
-        outputs=_OUTPUTS,
-        max_memory_gb=self._render_gb,
-    )
-    return TileMaps(
-        image.rgb,
-        image.opacity,
-        image.half_distance,
-        image.coverage,
-        image.level,
-    )
-
-
-def _finer(camera, side: int, top: int, num_rows: int):
-  """Some rows of a camera, their pixels cut into side x side."""
-  shift = np.array([0.0, 0.0, 0.0, top])
-  return camera._replace(
-      intrinsics=(np.asarray(camera.intrinsics, np.float64) - shift) * side,
-      width=np.int32(camera.width * side),
-      height=np.int32(num_rows * side),
-  )
-
-
-def _mean_of_rays(maps: TileMaps, side: int) -> TileMaps:
-  """Pixels of side x side rays; of the distances an actual one, the median."""
-
-  def rays(values):  # [H, W, side * side, ...]
-    height, width = values.shape[0] // side, values.shape[1] // side
-    split = values.reshape(height, side, width, side, *values.shape[2:])
-    return np.moveaxis(split, 2, 1).reshape(
-        height, width, side * side, *values.shape[2:]
-    )
-
-  # Between a roof and the street beside it no surface is.
-  distance = np.sort(rays(maps.distance), axis=-1)[..., (side * side - 1) // 2]
-  return TileMaps(
-      rgb=rays(maps.rgb).mean(axis=2),
-      shown=rays(maps.shown).mean(axis=2),
-      distance=distance,
-      opacity=rays(maps.opacity).mean(axis=2),
-      level=rays(maps.level).mean(axis=2),
-  )
-
-
-def memory_plan(max_memory_gb: float | None) -> tuple[int, int]:
-  """(pixels along a tile's side, bytes of GDAL's cache) under a cap."""
-  if not max_memory_gb:
-    return _TILE_SIZES[0], int(_CACHE_RANGE[1])
-  cap = 1e9 * max_memory_gb
-  cache = int(np.clip(_CACHE_SHARE * cap, *_CACHE_RANGE))
-  for size in _TILE_SIZES:
-    if size**2 * _PIXEL_BYTES <= _TILE_SHARE * cap:
-      break
-  return size, cache
+# Places along a side of a scene that are looked up for what photos see.
+_LOOK = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +43,7 @@ class MapJob:
     boundary: what lies outside is left empty; None is no boundary.
   """
 
-  pixels: Pixels
+  pixels: map_pixels.Pixels
   frame: map_frame.MapFrame
   canvas: map_canvas.Canvas
   box: np.ndarray
@@ -237,13 +63,13 @@ class MapJob:
 
 
 def plan_map(
-    pixels: Pixels,
+    pixels: map_pixels.Pixels,
     frame: map_frame.MapFrame,
     *,
     gsd: float,
     bounds=None,
     boundary: map_boundary.Boundary | None = None,
-    tile_size: int = _TILE_SIZES[0],
+    tile_size: int = map_pixels.TILE_SIZES[0],
 ) -> MapJob:
   """Lays out a map.
 
@@ -252,7 +78,7 @@ def plan_map(
     frame: where the scene lies.
     gsd: metres a pixel.
     bounds: west, south, east, north in the map's metres; None is the
-      boundary's, or else the scene's box.
+      boundary's, or else what photos see of the scene's box.
     boundary: what lies outside is left empty.
     tile_size: pixels.
 
@@ -272,8 +98,32 @@ def plan_map(
     low, high = np.array(boundary.bounds).reshape(2, 2)
     low, high = np.maximum(low, box[0, :2]), np.minimum(high, box[1, :2])
     bounds = (*low.tolist(), *high.tolist())
-  canvas = map_canvas.make_canvas(gsd, bounds, box, tile_size=tile_size)
+  seen = box if bounds is not None else _seen_box(pixels, frame, box)
+  canvas = map_canvas.make_canvas(gsd, bounds, seen, tile_size=tile_size)
   return MapJob(pixels, frame, canvas, box, boundary)
+
+
+def _seen_box(pixels: map_pixels.Pixels, frame, box) -> np.ndarray:
+  """[2, 3] part of a scene's box that photos see from above."""
+  step = float((box[1] - box[0])[:2].max()) / _LOOK
+  bounds = (*box[0, :2].tolist(), *box[1, :2].tolist())
+  canvas = map_canvas.make_canvas(step, bounds, box, tile_size=2 * _LOOK)
+  (tile,) = canvas.tiles()
+  camera = map_canvas.tile_camera(canvas, tile, frame, float(box[1, 2]))
+  nowhere = np.full((tile.height, tile.width), np.inf)
+  photos = pixels.count_photos(camera, nowhere)
+  if photos is None or not (photos >= pixels.min_photos).any():
+    return box
+  rows, columns = (
+      np.flatnonzero((photos >= pixels.min_photos).any(axis=k)) for k in (1, 0)
+  )
+  seen = box.copy()
+  # A step around it: between places that were looked at there is more.
+  seen[0, 0] = max(box[0, 0], canvas.left + (columns[0] - 1) * step)
+  seen[1, 0] = min(box[1, 0], canvas.left + (columns[-1] + 2) * step)
+  seen[1, 1] = min(box[1, 1], canvas.top - (rows[0] - 1) * step)
+  seen[0, 1] = max(box[0, 1], canvas.top - (rows[-1] + 2) * step)
+  return seen
 
 
 def render_tile(job: MapJob, tile: map_canvas.Tile):
@@ -301,6 +151,12 @@ def render_tile(job: MapJob, tile: map_canvas.Tile):
   camera = map_canvas.tile_camera(job.canvas, tile, job.frame, top)
   maps = job.pixels.render(camera)
   inside &= _in_box(job, camera)
+  photos = job.pixels.count_photos(camera, maps.distance)
+  if photos is not None:
+    photos = np.floor(photos + 0.5)  # between two counts the nearer one
+    inside &= photos >= job.pixels.min_photos
+  if not inside.any():
+    return None
   shows = inside & (maps.shown >= _MIN_OPACITY)
   rgb = np.round(255 * np.clip(maps.rgb, 0, 1)).astype(np.uint8)
   rgb[~shows] = 0
@@ -310,8 +166,14 @@ def render_tile(job: MapJob, tile: map_canvas.Tile):
   nodata = map_files.NODATA
   steps = lambda x, num: np.round(np.asarray(x, np.float32) * num) / num
   accuracy = np.stack(
-      [steps(maps.opacity, _OPACITY_STEPS), steps(maps.level, _LEVEL_STEPS)]
+      [
+          steps(maps.opacity, _OPACITY_STEPS),
+          steps(maps.level, _LEVEL_STEPS),
+          np.full(inside.shape, nodata, np.float32),
+      ]
   )
+  if photos is not None:
+    accuracy[2] = np.where(inside, photos, nodata)
   seen = inside & (maps.opacity > 0.5 / _OPACITY_STEPS)
   accuracy[0] = np.where(inside, accuracy[0], nodata)
   accuracy[1] = np.where(seen, accuracy[1], nodata)
@@ -377,7 +239,7 @@ def write_map(
     job: MapJob,
     out,
     *,
-    cache_bytes: int = int(_CACHE_RANGE[0]),
+    cache_bytes: int = int(map_pixels.CACHE_RANGE[0]),
     show_progress: bool = True,
     on_tile: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:

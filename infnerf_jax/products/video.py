@@ -1,13 +1,17 @@
 """Videos: pictures become an MP4 (H.264)."""
 
 import contextlib
+import errno
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 
 import imageio_ffmpeg
 import numpy as np
+
+_FULL_BYTES = 1 << 20
 
 
 def letterbox(picture, width: int, height: int) -> np.ndarray:
@@ -95,4 +99,7 @@ class Video:
       return
     self._partial.unlink(missing_ok=True)
     if keep:
+      folder = self._path.parent
+      if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_BYTES:
+        raise OSError(errno.ENOSPC, 'No space left on device', str(self._path))
       raise OSError(f'{self._path}: the video was not written: {words}')

@@ -13,7 +13,7 @@ import json, sys
 import numpy as np
 import rasterio
 from infnerf_jax.geometry import map_frame
-from infnerf_jax.products import orthophoto
+from infnerf_jax.products import map_pixels, orthophoto
 
 WIDTH, HEIGHT, CAP, OUT = sys.argv[1:]
 width, height, cap = int(WIDTH), int(HEIGHT), float(CAP)
@@ -34,7 +34,10 @@ class Pattern:
     one = np.ones(values.shape, np.float32)
     rgb = np.repeat(values[..., None] / np.float32(255), 3, -1)
     distance = pose[2, 3] - values.astype(np.float64)
-    return orthophoto.TileMaps(rgb, one, distance, one, one)
+    return map_pixels.TileMaps(rgb, one, distance, one, one)
+
+  def count_photos(self, camera, distance):
+    return None
 
 
 def pattern(x, y):
@@ -53,7 +56,7 @@ frame = map_frame.make_frame({
     'offset': np.zeros(3), 'rotation': np.eye(3), 'coordinate_system': 'x',
 })
 pixels = Pattern()
-tile_size, cache = orthophoto.memory_plan(cap / 1e9)
+tile_size, cache = map_pixels.memory_plan(cap / 1e9)
 west, south = -GSD * width / 2, -GSD * height / 2
 job = orthophoto.plan_map(
     pixels, frame, gsd=GSD, bounds=(west, south, -west, -south),

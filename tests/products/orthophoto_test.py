@@ -16,6 +16,7 @@ from infnerf_jax.geometry import map_boundary, map_frame
 from infnerf_jax.products import (
   map_canvas,
   map_files,
+  map_pixels,
   orthophoto,
 )  # fmt: skip
 from infnerf_jax.render import ray_block, render_rays
@@ -80,10 +81,11 @@ def test_map_of_the_city_is_the_city(tmp_path):
   assert np.mean(np.abs(error[inside]).max(-1) > 0.51 / 255) < 0.002
   assert np.mean(np.abs(dsm - height)[inside] > 1e-3) < 0.002
   np.testing.assert_array_equal(dsm[~inside], map_files.NODATA)
-  opacity, level = _read(tmp_path / 'deep' / 'map_accuracy.tif')
+  opacity, level, photos = _read(tmp_path / 'deep' / 'map_accuracy.tif')
   np.testing.assert_array_equal(opacity[inside], 1)
   np.testing.assert_array_equal(level[inside], 2)
   np.testing.assert_array_equal(opacity[~inside], map_files.NODATA)
+  np.testing.assert_array_equal(photos, map_files.NODATA)  # none were taken
 
 
 def test_files_are_cloud_optimised_and_placed(tmp_path):
@@ -225,7 +227,7 @@ def field():
 
 
 def test_field_tiles_are_one_picture_at_the_level_of_their_pixels(field):
-  pixels = orthophoto.FieldPixels(field, supersampling=1)
+  pixels = map_pixels.FieldPixels(field, supersampling=1, min_photos=0)
   for gsd, size, levels in ((0.01, 64, (1, 2)), (0.2, 16, (0, 0))):
     west, south = tiny_model.ROOT_MIN[:2] + 2.0 - gsd * size / 2
     job = orthophoto.plan_map(
@@ -269,10 +271,10 @@ def test_pixels_of_several_rays_are_their_mean():
   rng = np.random.default_rng(0)
   shape = 6, 8
   fields = [rng.random((*shape, 3))] + [rng.random(shape) for _ in range(4)]
-  maps = orthophoto.TileMaps(*fields)
+  maps = map_pixels.TileMaps(*fields)
   maps.distance[:2, :2] = [[1.0, np.inf], [2.0, np.inf]]
   maps.distance[:2, 2:4] = [[1.0, np.inf], [np.inf, np.inf]]
-  found = orthophoto._mean_of_rays(maps, 2)
+  found = map_pixels._mean_of_rays(maps, 2)
   for row, column in np.ndindex(3, 4):
     part = np.s_[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
     np.testing.assert_allclose(
@@ -286,17 +288,49 @@ def test_pixels_of_several_rays_are_their_mean():
     assert found.distance[row, column] == want
 
 
+def test_what_no_photo_sees_is_no_part_of_the_map(field):
+  pixels = map_pixels.FieldPixels(field)  # one photo: it must see it
+  assert pixels.min_photos == 1
+  job = orthophoto.plan_map(pixels, _LOCAL, gsd=0.05)
+  whole = orthophoto.plan_map(
+      map_pixels.FieldPixels(field, min_photos=0), _LOCAL, gsd=0.05
+  )
+  assert job.canvas.width <= whole.canvas.width
+  (tile,) = job.canvas.tiles()
+  tdom, dsm, accuracy = orthophoto.render_tile(job, tile)
+  shown = tdom[3] > 0
+  assert 0.05 < shown.mean() < 0.95
+  np.testing.assert_array_equal(accuracy[2][shown], 1)
+  np.testing.assert_array_equal(accuracy[2][~shown], map_files.NODATA)
+  np.testing.assert_array_equal(dsm[0][~shown], map_files.NODATA)
+  # What is shown lies in the photo's picture.
+  known = dsm[0] != map_files.NODATA
+  rows, columns = np.nonzero(known)
+  places = np.stack(
+      [
+          job.canvas.left + (columns + 0.5) * 0.05,
+          job.canvas.top - (rows + 0.5) * 0.05,
+          dsm[0][known],
+      ],
+      axis=-1,
+  )
+  pix, depth = cameras_lib.project(cameras_lib.take(field.cameras, 0), places)
+  size = [field.cameras.width[0], field.cameras.height[0]]
+  inside = (depth > 0) & np.all((pix > 0) & (pix < size), axis=-1)
+  assert np.mean(inside) > 0.9  # between places that are looked up
+
+
 def test_coarse_pixels_take_rays_as_fine_as_the_finest_level(field):
   finest = float(field.octree.node_gsd(int(field.octree.level.max())))
   wide = finest * np.sqrt(np.pi)  # metres of a pixel whose disc is that fine
-  whole = orthophoto.FieldPixels(field)
+  whole = map_pixels.FieldPixels(field)
   for factor, side in ((0.5, 1), (1.0, 1), (1.9, 2), (3.5, 4), (40.0, 4)):
     camera = cameras_lib.make_camera(
         focal=1 / (factor * wide), width=6, height=5, cam_to_world=np.eye(3, 4),
         projection=cameras_lib.ORTHOGRAPHIC,
     )  # fmt: skip
     assert whole.rays_per_side(camera) == side
-  asked = orthophoto.FieldPixels(field, supersampling=3)
+  asked = map_pixels.FieldPixels(field, supersampling=3)
   assert asked.rays_per_side(camera) == 3
   # The same rays, whether in strips or at once.
   gsd = 2.5 * wide
@@ -306,8 +340,8 @@ def test_coarse_pixels_take_rays_as_fine_as_the_finest_level(field):
       job.canvas, tile, _LOCAL, job.box[1, 2] + whole.near
   )
   strips = whole.render(camera)
-  once = orthophoto._mean_of_rays(
-      whole._cast(orthophoto._finer(camera, 3, 0, 13)), 3
+  once = map_pixels._mean_of_rays(
+      whole._cast(map_pixels._finer(camera, 3, 0, 13)), 3
   )
   assert strips.rgb.shape == (13, 11, 3)
   assert np.mean(np.abs(strips.rgb - once.rgb) > 1e-3) < 0.01

@@ -1,6 +1,6 @@
 """A large map in a process of its own, whose memory is then the map's.
 
-python -m infnerf_jax.accuracy.canvas_worker '{"kind": "city", ...}'
+python -m infnerf_jax.map_worker '{"kind": "city", ...}'
 
 prints a line of JSON: what `orthophoto.write_map` reports (or of `num_tiles`
 tiles alone), resident memory before and at its peak, and the overviews.
@@ -17,7 +17,7 @@ import rasterio
 
 from infnerf_jax.accuracy import exact_pixels
 from infnerf_jax.geometry import map_frame
-from infnerf_jax.products import orthophoto
+from infnerf_jax.products import map_pixels, orthophoto
 
 GSD = 0.05  # metres a pixel of the exact city
 
@@ -40,16 +40,16 @@ def status_bytes(name: str) -> int:
 def _plan(job: dict[str, Any]):
   """(MapJob, bytes of GDAL's cache) of a job."""
   cap, width, height = job['max_memory_gb'], job['width'], job['height']
-  tile_size, cache = orthophoto.memory_plan(cap)
+  tile_size, cache = map_pixels.memory_plan(cap)
   tile_size = job.get('tile_size') or tile_size
   if job['kind'] == 'city':
     pixels = exact_pixels.CityPixels(GSD * max(width, height))
     frame, gsd, middle = map_frame.make_frame(_FRAME), GSD, _FRAME['offset'][:2]
   else:
-    import infnerf_jax
+    from infnerf_jax import loaded as loaded_lib
 
-    loaded = infnerf_jax.load(job['workdir'])
-    pixels = orthophoto.FieldPixels(loaded, max_memory_gb=cap)
+    loaded = loaded_lib.load(job['workdir'])
+    pixels = map_pixels.FieldPixels(loaded, max_memory_gb=cap)
     frame = map_frame.make_frame(map_frame.read_frame(job['workdir']))
     low, high = pixels.sample_aabb
     gsd = job['side'] / max(width, height)
