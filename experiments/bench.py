@@ -29,8 +29,10 @@ _TINY = flags.DEFINE_bool(
     'tiny', False, 'Tiny shapes: shows that it runs, measures nothing.'
 )
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Trained run: of pictures, and for complexity as well.'
-)
+    'workdir', None,
+    'Trained run, or several with commas between: of pictures'
+    ' the first, of complexity all.',
+)  # fmt: skip
 
 
 def main(argv) -> None:
@@ -44,8 +46,8 @@ def main(argv) -> None:
   if _WORKDIR.value:
     import infnerf_jax
 
-    scene = infnerf_jax.load(_WORKDIR.value)
-    context = dataclasses.replace(context, scene=scene)
+    scenes = tuple(map(infnerf_jax.load, _WORKDIR.value.split(',')))
+    context = dataclasses.replace(context, scenes=scenes)
   result = suites.run(_SUITE.value, context)
   suites.write(result, _OUT.value)
   print(suites.table(result))

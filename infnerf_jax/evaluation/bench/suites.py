@@ -48,7 +48,7 @@ class Context:
     parts: of a step that the suite `kernels` measures.
     gpu: the frame and the training step of its rows on a GPU.
     tiny: shapes that measure nothing.
-    scene: LoadedScene that `pictures` and `complexity` look at.
+    scenes: LoadedScenes: `pictures` looks at the first, `complexity` at all.
     paged: config of the run that the suite `out_of_core` measures.
   """
 
@@ -57,7 +57,7 @@ class Context:
   parts: tuple[str, ...] = breakdown.PARTS
   gpu: frame_rows.GpuContext = frame_rows.GpuContext()
   tiny: bool = False
-  scene: Any = None
+  scenes: tuple[Any, ...] = ()
   paged: Any = None
 
 
@@ -207,7 +207,7 @@ def run_kernels(context: Context) -> list[harness.Row]:
 
 def run_complexity(context: Context) -> list[harness.Row]:
   """What a view costs as scenes grow; the last row holds the series."""
-  series = complexity.measure(tiny=context.tiny, scene=context.scene)
+  series = complexity.measure(tiny=context.tiny, scenes=context.scenes)
   return complexity.rows(series) + [
       harness.make_row(
           SERIES, len(series['node_counts']), 'sizes', detail=series,
@@ -223,11 +223,11 @@ def run_scaling(context: Context) -> list[harness.Row]:
 
 def run_pictures(context: Context) -> list[harness.Row]:
   """A run's pictures: the fast renderer, and popping by blending."""
-  if context.scene is None:
+  if not context.scenes:
     return [
         harness.missing_row('pictures', 'ms', 'no --workdir of a trained run')
     ]
-  return pictures.rows(context.scene)
+  return pictures.rows(context.scenes[0])
 
 
 def run_out_of_core(context: Context) -> list[harness.Row]:
