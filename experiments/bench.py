@@ -45,7 +45,8 @@ _CPU_FRAME = flags.DEFINE_integer(
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'Trained run: of pictures and maps, and for complexity as well.',
+    'Trained run, or several with commas between: of pictures, maps and canvas'
+    ' the first, of complexity all.',
 )
 _MAP = flags.DEFINE_string(
     'map', None, 'FILE.tif of --workdir that maps looks at; default: makes one.'
@@ -87,8 +88,8 @@ def main(argv) -> None:
   if _WORKDIR.value:
     import infnerf_jax
 
-    scene = infnerf_jax.load(_WORKDIR.value)
-    context = dataclasses.replace(context, scene=scene)
+    scenes = tuple(map(infnerf_jax.load, _WORKDIR.value.split(',')))
+    context = dataclasses.replace(context, scenes=scenes)
   result = suites.run(_SUITE.value, context)
   suites.write(result, _OUT.value)
   print(suites.table(result))

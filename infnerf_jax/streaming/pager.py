@@ -3,8 +3,8 @@
 Rows of a fixed pool on the device hold nodes; the root keeps slot 0. For every
 view the working set is found, coarsened by the smallest level bias that fits,
 and what is not resident is read, coarse before fine. What cannot be read is
-shown by its nearest ancestor, the root by nothing. Rows that a view does not need stay, least
-recently used out first, until their place is wanted.
+shown by its nearest ancestor, the root by nothing. Rows that a view does not
+need stay, least recently used out first, until their place is wanted.
 """
 
 import collections

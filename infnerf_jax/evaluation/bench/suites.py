@@ -50,7 +50,7 @@ class Context:
     gpu: frame, training batch and step of its rows on a GPU.
     cpu: the same on the CPU; None: not measured.
     tiny: shapes that measure nothing.
-    scene: LoadedScene that `pictures` and `complexity` look at.
+    scenes: LoadedScenes: `complexity` looks at all of them.
     map_path: FILE.tif of a capture that `maps` looks at, None: it makes one.
     canvas_size: (width, height) of `canvas`, None: the promised one.
     folder: for large files, None: the machine's own for temporary ones.
@@ -64,12 +64,17 @@ class Context:
   gpu: frame_rows.DeviceContext = frame_rows.DeviceContext()
   cpu: frame_rows.DeviceContext | None = None
   tiny: bool = False
-  scene: Any = None
+  scenes: tuple[Any, ...] = ()
   map_path: Any = None
   canvas_size: tuple[int, int] | None = None
   folder: str | None = None
   paged: Any = None
   growing: Any = None
+
+  @property
+  def scene(self) -> Any:
+    """The first of the scenes, which other suites look at, or None."""
+    return self.scenes[0] if self.scenes else None
 
 
 def default_context() -> Context:
@@ -250,7 +255,7 @@ def run_kernels(context: Context) -> list[harness.Row]:
 
 def run_complexity(context: Context) -> list[harness.Row]:
   """What a view costs as scenes grow; the last row holds the series."""
-  series = complexity.measure(tiny=context.tiny, scene=context.scene)
+  series = complexity.measure(tiny=context.tiny, scenes=context.scenes)
   return complexity.rows(series) + [
       harness.make_row(
           SERIES, len(series['node_counts']), 'sizes', detail=series,
@@ -267,11 +272,11 @@ def run_scaling(context: Context) -> list[harness.Row]:
 
 def run_pictures(context: Context) -> list[harness.Row]:
   """A run's pictures: the fast renderer, and popping by blending."""
-  if context.scene is None:
+  if not context.scenes:
     return [
         harness.missing_row('pictures', 'ms', 'no --workdir of a trained run')
     ]
-  return pictures.rows(context.scene)
+  return pictures.rows(context.scenes[0])
 
 
 def run_out_of_core(context: Context) -> list[harness.Row]:

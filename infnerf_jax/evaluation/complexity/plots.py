@@ -11,10 +11,10 @@ from infnerf_jax.evaluation.complexity import captures
 NEAR_SHARE = 0.05
 
 
-def near_share(result, policy: str) -> float:
+def near_share(result, policy: str, kind: str = 'touched_share') -> float:
   """Largest share that a view near the ground touches of a capture's tree."""
   return max(
-      view['touched_share'][policy]
+      view[kind][policy]
       for view, share in zip(result['views'], captures.SHARES, strict=True)
       if share <= NEAR_SHARE
   )
