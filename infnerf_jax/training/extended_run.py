@@ -13,7 +13,6 @@ from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.scene import joining
 from infnerf_jax.scene import split as split_lib
 from infnerf_jax.storage import leaves
-from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import (
     coverage,
     optimizer,
@@ -21,6 +20,7 @@ from infnerf_jax.training import (
     run_files,
     settings,
 )
+from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step_options as options_lib
 
@@ -254,10 +254,12 @@ def carry_state(
   rows = extend.rows_of_keys(octree, keys)
   new = np.flatnonzero(is_new(octree, base.octree))
   fresh = node_pool.init_rows(key, jnp.asarray(new, jnp.int32), spec)
-  fresh = leaves.named_leaves({
-      'params': {'nodes': fresh},
-      'opt_state': {'nodes': optimizer.init_nodes(fresh)},
-  })
+  fresh = leaves.named_leaves(
+      {
+          'params': {'nodes': fresh},
+          'opt_state': {'nodes': optimizer.init_nodes(fresh)},
+      }
+  )
   num_photos, train = len(base.photo_names), base.split['train']
   stored = leaves.named_leaves(stored)
   carried = {}

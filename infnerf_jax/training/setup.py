@@ -17,10 +17,15 @@ from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene import split as split_lib
 from infnerf_jax.training import capacity as capacity_lib
-from infnerf_jax.training import extended_run, gradients, priors, run_files
+from infnerf_jax.training import (
+    extended_run,
+    gradients,
+    priors,
+    run_files,
+    settings,
+)
 from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import retraining as retraining_lib
-from infnerf_jax.training import settings
 from infnerf_jax.training import step_options as options_lib
 
 
@@ -134,9 +139,7 @@ def _plan_of_scene(config, joined, downscale) -> Plan:
       num_slots=config.num_slots,
   )
   num_slots = capacity.num_slots if capacity else config.num_slots or num_nodes
-  return Plan(
-      joined.scene, joined, downscale, built, spec, num_slots, capacity
-  )
+  return Plan(joined.scene, joined, downscale, built, spec, num_slots, capacity)
 
 
 def _plan_of_extension(config, joined, extension, base) -> Plan:
