@@ -77,7 +77,9 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
     result['compile_seconds'] = compile_seconds
     result['step_seconds'] = step_seconds
     result['rays_per_second'] = config.batch_size / step_seconds
-    result['seconds'] = compile_seconds + config.num_steps * step_seconds
+    done = plan.extension.first_step if plan.extension else 0
+    num_steps = config.num_steps - done
+    result['seconds'] = compile_seconds + num_steps * step_seconds
   return result
 
 

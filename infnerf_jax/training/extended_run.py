@@ -254,10 +254,12 @@ def carry_state(
   rows = extend.rows_of_keys(octree, keys)
   new = np.flatnonzero(is_new(octree, base.octree))
   fresh = node_pool.init_rows(key, jnp.asarray(new, jnp.int32), spec)
-  fresh = leaves.named_leaves({
-      'params': {'nodes': fresh},
-      'opt_state': {'nodes': optimizer.init_nodes(fresh)},
-  })
+  fresh = leaves.named_leaves(
+      {
+          'params': {'nodes': fresh},
+          'opt_state': {'nodes': optimizer.init_nodes(fresh)},
+      }
+  )
   num_photos, train = len(base.photo_names), base.split['train']
   stored = leaves.named_leaves(stored)
   carried = {}

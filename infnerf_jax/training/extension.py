@@ -122,8 +122,8 @@ def _begin(before, config, workdir, paths, had, known) -> Extension:
     )
   if step < before.num_steps:
     raise errors.InputError(
-        f'{workdir}/checkpoints: found step {step} of {before.num_steps}, expected a'
-        f' finished run: {_FIELD} is added to what is trained'
+        f'{workdir}/checkpoints: found step {step} of {before.num_steps},'
+        f' expected a finished run: {_FIELD} is added to what is trained'
     )
   if config.num_steps <= step:
     raise errors.InputError(

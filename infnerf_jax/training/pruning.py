@@ -125,9 +125,9 @@ def find_empty(
       'max_opacity': max_opacity,
       'num_nodes': octree.num_nodes,
       'num_pruned': len(rows),
-      'pruned_by_level': np.bincount(
-          octree.level[rows], minlength=octree.num_levels
-      ).tolist(),
+      'pruned_by_level': (
+          np.bincount(octree.level[rows], minlength=octree.num_levels).tolist()
+      ),
       'bytes_saved': len(rows) * size,
       'num_empty_but_parent_is_not': int(kept.sum()),
       'pruned': [

@@ -106,9 +106,7 @@ def touched_nodes(
   width, height = np.asarray(cameras.width), np.asarray(cameras.height)
   distance = coverage.cell_distances(observations, width, height, _GRID)[rows]
   photo = np.repeat(rows, _GRID * _GRID)
-  down, across = np.divmod(
-      np.tile(np.arange(_GRID * _GRID), len(rows)), _GRID
-  )
+  down, across = np.divmod(np.tile(np.arange(_GRID * _GRID), len(rows)), _GRID)
   pix = np.stack(
       [(across + 0.5) * width[photo], (down + 0.5) * height[photo]], axis=-1
   )

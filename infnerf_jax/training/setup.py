@@ -18,11 +18,11 @@ from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene import split as split_lib
 from infnerf_jax.training import capacity as capacity_lib
 from infnerf_jax.training import (
-  extended_run,
-  gradients,
-  priors,
-  run_files,
-  settings,
+    extended_run,
+    gradients,
+    priors,
+    run_files,
+    settings,
 )
 from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import retraining as retraining_lib
@@ -145,9 +145,7 @@ def _plan_of_scene(config, joined, downscale, num_shards) -> Plan:
       num_shards=num_shards,
   )
   num_slots = capacity.num_slots if capacity else config.num_slots or num_nodes
-  return Plan(
-      joined.scene, joined, downscale, built, spec, num_slots, capacity
-  )
+  return Plan(joined.scene, joined, downscale, built, spec, num_slots, capacity)
 
 
 def _plan_of_extension(config, joined, extension, base) -> Plan:

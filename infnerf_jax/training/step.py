@@ -272,9 +272,7 @@ def compute_gradients(
   mlp = exchange.sum_rows(shard, mlp)
   dense = exchange.sum_over_all(shard, grads['dense'])
   num_rows = nodes['table'].shape[0]
-  features = [
-      _of_learners(part, everything, num_rows) for part in features
-  ]
+  features = [_of_learners(part, everything, num_rows) for part in features]
   return StepGradients(features, mlp, dense), metrics
 
 

@@ -32,9 +32,7 @@ def _narrow(entries):
 def scenes(tmp_path_factory):
   folder = tmp_path_factory.mktemp('scenes')
   builders.infnerf(folder / 'a', num_photos=10, edit=_narrow)
-  builders.infnerf(
-      folder / 'b', num_photos=6, center=(2.5, 0, 0), edit=_narrow
-  )
+  builders.infnerf(folder / 'b', num_photos=6, center=(2.5, 0, 0), edit=_narrow)
   return folder
 
 

@@ -202,4 +202,5 @@ def test_scene_without_points_trains_with_a_root(tmp_path):
   trained = loop.train(config, tmp_path / 'run')
   assert trained.run.plan.built.octree.num_nodes == 1
   assert 'no sparse points' in trained.run.report['octree']['octree']
-  assert settings.training_downscale(config, trained.run.plan.scene.cameras) == 1
+  cameras = trained.run.plan.scene.cameras
+  assert settings.training_downscale(config, cameras) == 1

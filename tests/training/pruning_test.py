@@ -39,9 +39,7 @@ def test_policy_goes_up_from_empty_leaves():
   assert np.isnan(found.opacity[parent])
   # Nodes that have not joined yet keep no ancestor from going.
   some = np.arange(17) < 9
-  found = prune.empty_nodes(
-      octree, measure, max_opacity=0.1, candidates=some
-  )
+  found = prune.empty_nodes(octree, measure, max_opacity=0.1, candidates=some)
   assert np.flatnonzero(found.gone).tolist() == [3, parent]
 
 

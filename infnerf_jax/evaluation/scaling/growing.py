@@ -6,6 +6,7 @@ city's west to which its east is added, against a run of both from the start.
 """
 
 import pathlib
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -20,6 +21,7 @@ from infnerf_jax.scene import readers, synthesize, write
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.storage import leaves
 from infnerf_jax.training import loop, metrics_log
+from infnerf_jax.training import workdir as workdir_lib
 
 _SCHEDULE = (0.1, 0.2, 0.3, 0.4)
 # Steps before and after a level joins whose losses are compared.
@@ -59,11 +61,16 @@ def _scores(config, trained, rows) -> dict[str, Any]:
   return {'psnr': found['psnr'], 'by_pyramid_level': by_level}
 
 
-def _jumps(workdir, steps) -> list[float]:
-  """Photometric loss behind each step over that before it."""
+def _curve(workdir) -> tuple[list[int], list[float]]:
+  """Steps, and the photometric loss of their batches."""
   rows = metrics_log.read_metrics(workdir)
-  at = np.array([row['step'] for row in rows])
-  loss = 10.0 ** (-0.1 * np.array([row['psnr'] for row in rows]))
+  loss = [10.0 ** (-0.1 * row['psnr']) for row in rows]
+  return [row['step'] for row in rows], loss
+
+
+def _jumps(curve, steps) -> list[float]:
+  """Photometric loss behind each step over that before it."""
+  at, loss = map(np.asarray, curve)
   ratio = []
   for step in steps:
     before = loss[(at > step - _WINDOW) & (at <= step)]
@@ -94,6 +101,7 @@ def measure_growth(config, *, tiny: bool = False) -> dict[str, Any]:
       changed.update(changes)
       workdir = folder / kind
       trained, seconds = _train(changed, workdir)
+      curve = _curve(workdir)
       steps = [round(share * num_steps) for share in _SCHEDULE]
       levels = trained.run.plan.built.octree.num_levels
       result[kind] = {
@@ -101,7 +109,8 @@ def measure_growth(config, *, tiny: bool = False) -> dict[str, Any]:
           'num_nodes': trained.run.plan.built.octree.num_nodes,
           'cpu_seconds': seconds,
           'steps_of_growth': steps[: levels - 1],
-          'loss_after_over_before': _jumps(workdir, steps[: levels - 1]),
+          'curve': curve,
+          'loss_after_over_before': _jumps(curve, steps[: levels - 1]),
           **_scores(changed, trained, trained.run.split.test),
       }
   return result
@@ -153,9 +162,7 @@ def two_fields(folder, *, tiny: bool = False) -> list[pathlib.Path]:
   paths = []
   for name, keep in (('west', x < 0), ('east', x > (0 if tiny else _GAP))):
     part = part_of_scene(city, np.flatnonzero(keep & down))
-    paths.append(
-        write.write_infnerf(part, folder / name, show_progress=False)
-    )
+    paths.append(write.write_infnerf(part, folder / name, show_progress=False))
   return paths
 
 
@@ -166,7 +173,7 @@ def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
     config: of a small run.
     tiny: for tests.
   """
-  base_steps, more_steps = (40, 60) if tiny else (1000, 600)
+  base_steps, more_steps = (40, 60) if tiny else (1500, 900)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     west, east = two_fields(folder, tiny=tiny)
@@ -175,10 +182,12 @@ def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
     test = base.run.split.test
     before = _scores(config, base, test)
     digests = row_digests(base.run.plan.built.octree, base.state)
-    config = config.copy_and_resolve_references()
-    config.data.extra_paths = str(east)
-    config.num_steps = base_steps + more_steps
+    alone = _forgetful_copy(folder / 'run', folder / 'alone', config)
+    config, alone = (
+        _extended(c, east, base_steps + more_steps) for c in (config, alone)
+    )
     more, more_seconds = _train(config, folder / 'run')
+    forgot, _ = _train(alone, folder / 'alone')
     both, both_seconds = _train(config, folder / 'both')
     return {
         'base_steps': base_steps,
@@ -188,11 +197,29 @@ def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
         **_extension_nodes(base, more, digests),
         'old photos before': before,
         'old photos after': _scores(config, more, test),
+        'old photos after, without replay': _scores(alone, forgot, test),
         'new photos after': _scores(
             config, more, more.run.split.test[len(test) :]
         ),
         **_both_scores(config, base, both),
     }
+
+
+def _forgetful_copy(workdir, copy, config):
+  """Config of a copy of a run in which old photos would not replay."""
+  shutil.copytree(workdir, copy)
+  config = config.copy_and_resolve_references()
+  config.data.extra_ray_share = 1.0
+  values = workdir_lib.config_to_json(config)
+  workdir_lib.write_json_atomic(copy / workdir_lib.CONFIG, values)
+  return config
+
+
+def _extended(config, extra_path, num_steps):
+  config = config.copy_and_resolve_references()
+  config.data.extra_paths = str(extra_path)
+  config.num_steps = num_steps
+  return config
 
 
 def _extension_nodes(base, more, digests) -> dict[str, Any]:
