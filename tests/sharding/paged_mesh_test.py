@@ -108,10 +108,8 @@ def _single():
   return _step(1, 1)
 
 
-@pytest.mark.parametrize(
-    'num_data, num_node',
-    [(1, 2), pytest.param(2, 2, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('num_data, num_node', [(1, 2), (2, 2)])
 def test_a_step_of_the_same_resident_nodes_is_that_of_one_device(
     num_data, num_node
 ):
