@@ -136,9 +136,9 @@ def position_gradient(
         position, sample, node, live, at_scale, tree_slots, BATCHED
     )
     grad = tl.load(feature_grad + of_sample, mask=wanted, other=0.0)
-    # To the next scale in steps: their product may exceed int32.
-    for _ in tl.static_range(F):
-      feature_grad += num_samples
+    # Scale by scale: scale times samples may exceed int32. As a product with F,
+    # which says that pairs stay aligned.
+    feature_grad += num_samples * F
     factor = resolution.to(tl.float32)
     for corner in tl.static_range(8):
       dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2

@@ -150,6 +150,13 @@ def test_huge_sizes_are_called(monkeypatch):
   assert largest["composite"] >= 2**24 // 32
   assert largest["node_field"] >= 2**26 // 64
   assert largest["sparse_adam"] == 8 * 2**26 // 128
+  # A profiler sees a kernel's name alone.
+  modules = {}
+  for call in (c for made in found.values() for c in made):
+    modules.setdefault(call.kernel.__name__, set()).add(
+        call.kernel.fn.__module__
+    )
+  assert all(len(where) == 1 for where in modules.values())
 
 
 def test_what_is_too_large_is_refused():
@@ -167,6 +174,12 @@ def test_what_is_too_large_is_refused():
   call = (of("float32", many, 3), of("int32", many), of("float32", 1, many, 2))
   with pytest.raises(NotImplementedError, match="2.27 samples"):
     compiling.calls_of(update, *state, *call)
+  lookup = lambda *a: hash_lookup.hash_lookup(
+      *a, spec=spec, implementation="triton"
+  )
+  samples = (of("float32", 2**30, 3), of("int32", 2**30))
+  with pytest.raises(NotImplementedError, match="2.31 features"):
+    compiling.calls_of(lookup, state[0], *samples)
   slots = 2**16
   weights = of("float32", slots, 2, 2)
   of_slots = (of("int32", slots), of("bool", slots))

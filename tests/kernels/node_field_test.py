@@ -108,7 +108,7 @@ def _oracle_of(num_samples):
   return _oracle(*_arguments(num_samples))
 
 
-@pytest.mark.parametrize("implementation", common.ALL)
+@pytest.mark.parametrize("implementation", common.ONCE)
 def test_value_equals_numpy(implementation):
   args = _arguments(61)
   raw, rgb = _jitted(implementation)(*args)
@@ -143,15 +143,15 @@ def test_density_gradients(implementation):
       raw = node_field.node_density(
           full, position, slot, spec=SPEC, probe=probe, implementation=name
       )
-      return jnp.sum(raw * seed)
+      return jnp.sum(raw * seed), raw
 
-    run = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     return run(params["density"], _probe(slot))
 
   _assert_close(grads(implementation), grads("reference"))
 
 
-@pytest.mark.parametrize("implementation", common.BACKENDS)
+@pytest.mark.parametrize("implementation", common.ONCE[1:])
 def test_scattered_probe_gradient_is_the_table_gradient(implementation):
   args, seed = _arguments(150), _seed(150)
   want, scatter = _table_gradient()
@@ -180,7 +180,7 @@ def _table_gradient():
   return jax.jit(jax.grad(loss))(params["table"]), jax.jit(scatter)
 
 
-@pytest.mark.parametrize("implementation", common.BACKENDS)
+@pytest.mark.parametrize("implementation", common.ONCE[1:])
 def test_untouched_slots_and_skipped_samples_have_zero_gradient(
     implementation,
 ):

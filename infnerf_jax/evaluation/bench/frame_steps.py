@@ -43,12 +43,8 @@ class _Ops(NamedTuple):
   frame: Callable
 
 
-def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
-  use = dict(implementation=implementation)
-  # Neither op has a native kernel.
-  others = dict(
-      implementation=None if implementation == 'native' else implementation
-  )
+def _locate_op(shape: frame.FrameShape, implementation) -> Callable:
+  """Function of the scene, a block's rays and distances [R, S] on them."""
 
   def locate(scene, rays, t):
     """The nodes of samples, their level by the footprint included."""
@@ -65,8 +61,20 @@ def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
         scene.slot_of_node,
         root_side=shape.rule['root_side'],
         max_level=shape.max_level,
-        **use,
+        implementation=implementation,
     )
+
+  return locate
+
+
+def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
+  use = dict(implementation=implementation)
+  # Traversal and compositing have no native kernels.
+  others = dict(
+      implementation=None if implementation == 'native' else implementation
+  )
+
+  locate = _locate_op(shape, implementation)
 
   def traverse(scene, rays):
     return traverse_op.traverse(
