@@ -77,10 +77,10 @@ class BlockLookup {
     while (scale_ < L) ask();
   }
 
-  // Features [L, GRID_BLOCK, F] of the located samples.
+  // Features [n, L * F] of the located samples.
   void gather(int n, float* out) const {
     for (int l = 0; l < L; ++l) {
-      gather_block(tables_[l], rows_[l], n, out + l * GRID_BLOCK * F);
+      gather_block<L * F>(tables_[l], rows_[l], n, out + l * F);
     }
   }
 
