@@ -92,24 +92,27 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
     auto ask = [&]() __attribute__((always_inline)) { lookup.ask(); };
     const int32_t* order = sorted.order.data() + c.begin;
     auto size = [&](int i) { return std::min(BLOCK, c.count - i); };
-    lookup.locate(call.position, order, size(0));
-    lookup.drain();
-    for (int i = 0; i < c.count; i += BLOCK, order += BLOCK) {
+    auto locate = [&](int i) {
       const int n = size(i);
+      lookup.locate(call.position, order + i, n, c.count - i - n);
+    };
+    locate(0);
+    lookup.drain();
+    for (int i = 0; i < c.count; i += BLOCK) {
+      const int n = size(i);
+      const int32_t* sample = order + i;
       lookup.gather(n, worker.features);
-      if (i + BLOCK < c.count) {
-        lookup.locate(call.position, order + BLOCK, size(i + BLOCK));
-      }
+      if (i + BLOCK < c.count) locate(i + BLOCK);
       if (stored) {
         std::memcpy(stored + (c.begin + i) * IN, worker.features, 4 * IN * n);
       }
       density_forward(worker.features, n, w, worker.packed, rgb, &b, ask);
-      for (int j = 0; j < n; ++j) raw[order[j]] = b.out[j * OUTP];
+      for (int j = 0; j < n; ++j) raw[sample[j]] = b.out[j * OUTP];
       if (rgb) {
-        b.runs.find(call.ray_idx, order, n, call.ray_inputs, call.num_rays);
+        b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
         color_forward(n, w, worker.packed, &b, ask);
         for (int j = 0; j < n; ++j) {
-          std::memcpy(rgb + 3 * int64_t(order[j]), b.rgb + 4 * j, 12);
+          std::memcpy(rgb + 3 * int64_t(sample[j]), b.rgb + 4 * j, 12);
         }
       }
       lookup.drain();

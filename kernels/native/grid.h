@@ -58,7 +58,7 @@ INFNERF_INLINE vi cell_of(vf scaled, int32_t max_cell) {
   return c < top ? c : top;
 }
 
-// x, y, z: one coordinate a sample; count <= GRID_BLOCK, arrays padded to LANES.
+// x, y, z: one coordinate a sample, padded to LANES; count <= GRID_BLOCK.
 INFNERF_INLINE void grid_rows(const Scale& s, const float* const* axes,
                               int count, GridBlock* out) {
   for (int i = 0; i < count; i += LANES) {
