@@ -223,8 +223,8 @@ inline void update_rows(const AdamRule& rule, int64_t rows, float* table,
     if constexpr (F == 2) {
       static_assert(GROUP == 4);
       const int64_t r = g * GROUP;
-      update_four(rule, load<v8f>(sums + r * F), table + r * F, moments + r * 2 * F,
-                  steps + r);
+      update_four(rule, load<v8f>(sums + r * F), table + r * F,
+                  moments + r * 2 * F, steps + r);
       store(sums + r * F, splat<v8f>(-0.0f));
     } else {
       for (int64_t r = g * GROUP; r < (g + 1) * GROUP; ++r) {

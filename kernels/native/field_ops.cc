@@ -43,7 +43,7 @@ struct Worker {
   Packed packed;
   BlockBuffers block;
   BlockLookup lookup;
-  alignas(64) float gathered[L * BLOCK * F] = {}, features[BLOCK * IN] = {};
+  alignas(64) float features[BLOCK * IN] = {};
   uint64_t call_id = 0;
 
   void pack(const Weights& w, uint64_t id, int32_t slot, bool color,
@@ -70,19 +70,7 @@ uint64_t new_call_id() {
   return ++last;
 }
 
-// Features of n samples from [L, stride, F] to [n, IN]; `at` gives the places.
-template <typename At>
-void copy_features(const float* features, int64_t stride, int n, At at,
-                   float* out) {
-  for (int j = 0; j < n; ++j) {
-    const float* from = features + at(j) * F;
-    for (int l = 0; l < L; ++l) {
-      std::memcpy(out + j * IN + l * F, from + l * stride * F, 4 * F);
-    }
-  }
-}
-
-// stored: features in sorted order [L, S, F] for the backward pass, or null.
+// stored: features [S, IN] in sorted order for the backward pass, or null.
 void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
              float* stored) {
   const Sorted sorted =
@@ -104,27 +92,27 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
     auto ask = [&]() __attribute__((always_inline)) { lookup.ask(); };
     const int32_t* order = sorted.order.data() + c.begin;
     auto size = [&](int i) { return std::min(BLOCK, c.count - i); };
-    lookup.locate(call.position, order, size(0));
-    lookup.drain();
-    for (int i = 0; i < c.count; i += BLOCK, order += BLOCK) {
+    auto locate = [&](int i) {
       const int n = size(i);
-      lookup.gather(n, worker.gathered);
-      if (i + BLOCK < c.count) {
-        lookup.locate(call.position, order + BLOCK, size(i + BLOCK));
-      }
-      copy_features(worker.gathered, BLOCK, n, [](int j) { return j; },
-                    worker.features);
-      for (int l = 0; stored && l < L; ++l) {
-        std::memcpy(stored + (l * call.samples + c.begin + i) * F,
-                    worker.gathered + l * BLOCK * F, 4 * F * n);
+      lookup.locate(call.position, order + i, n, c.count - i - n);
+    };
+    locate(0);
+    lookup.drain();
+    for (int i = 0; i < c.count; i += BLOCK) {
+      const int n = size(i);
+      const int32_t* sample = order + i;
+      lookup.gather(n, worker.features);
+      if (i + BLOCK < c.count) locate(i + BLOCK);
+      if (stored) {
+        std::memcpy(stored + (c.begin + i) * IN, worker.features, 4 * IN * n);
       }
       density_forward(worker.features, n, w, worker.packed, rgb, &b, ask);
-      for (int j = 0; j < n; ++j) raw[order[j]] = b.out[j * OUTP];
+      for (int j = 0; j < n; ++j) raw[sample[j]] = b.out[j * OUTP];
       if (rgb) {
-        b.runs.find(call.ray_idx, order, n, call.ray_inputs, call.num_rays);
+        b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
         color_forward(n, w, worker.packed, &b, ask);
         for (int j = 0; j < n; ++j) {
-          std::memcpy(rgb + 3 * int64_t(order[j]), b.rgb + 8 * j, 12);
+          std::memcpy(rgb + 3 * int64_t(sample[j]), b.rgb + 4 * j, 12);
         }
       }
       lookup.drain();
@@ -221,10 +209,9 @@ void backward(const Call& call, const float* stored, const float* rgb,
       int32_t sample[BLOCK];
       for (int j = 0; j < n; ++j) {
         sample[j] = order[active[i + j]];
+        std::memcpy(worker.features + j * IN,
+                    stored + (c.begin + active[i + j]) * IN, 4 * IN);
       }
-      copy_features(stored, call.samples, n,
-                    [&](int j) { return c.begin + active[i + j]; },
-                    worker.features);
       density_forward(worker.features, n, w, worker.packed, color, &b);
       if (color) {
         b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);

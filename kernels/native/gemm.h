@@ -109,6 +109,35 @@ inline void gemm(const float* x, int ldx, const float* w, int ldw, float* y,
   });
 }
 
+// The same for N <= 4 outputs: lanes 2n and 2n + 1 hold output n's sums over
+// even and odd k. w is [K / 2, LANES / 2, 2], y [rows, 4].
+template <int K, int N, typename Fn>
+inline void gemm_narrow(const float* x, int ldx, const float* w, float* y,
+                        int rows, Fn& meanwhile) {
+  static_assert(K % 4 == 0 && N <= 4);
+  for (int s = 0; s < rows; s += ROWS) {
+    vf acc[ROWS][2] = {};  // two sums each, not to wait for one another
+    for (int k = 0; k < K; k += 4) {
+      meanwhile();
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const vf b = load(w + (k / 2 + j) * LANES);
+#pragma GCC unroll 6
+        for (int i = 0; i < ROWS; ++i) {
+          acc[i][j] += splat_pair(x + (s + i) * ldx + k + 2 * j) * b;
+        }
+      }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < ROWS; ++i) {
+      const vf sum = acc[i][0] + acc[i][1];
+      for (int n = 0; n < N; ++n) {
+        y[(s + i) * 4 + n] = sum[2 * n] + sum[2 * n + 1];
+      }
+    }
+  }
+}
+
 template <typename V, int MR, int NV>
 INFNERF_INLINE void outer_tile(const float* x, int ldx, const float* d, int ldd,
                                float* w, int ldw, int rows) {

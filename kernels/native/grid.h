@@ -58,7 +58,7 @@ INFNERF_INLINE vi cell_of(vf scaled, int32_t max_cell) {
   return c < top ? c : top;
 }
 
-// x, y, z: one coordinate a sample; count <= GRID_BLOCK, arrays padded to LANES.
+// x, y, z: one coordinate a sample, padded to LANES; count <= GRID_BLOCK.
 INFNERF_INLINE void grid_rows(const Scale& s, const float* const* axes,
                               int count, GridBlock* out) {
   for (int i = 0; i < count; i += LANES) {
@@ -92,12 +92,6 @@ INFNERF_INLINE void grid_weights(const GridBlock& b, int i, vf* w) {
   for (int c = 0; c < 8; ++c) w[c] = (c & 1 ? x1 : x0) * yz[c >> 1];
 }
 
-INFNERF_INLINE double as_double(const float* p) {
-  double d;  // two features moved as one 64-bit word
-  std::memcpy(&d, p, sizeof d);
-  return d;
-}
-
 // Repeats the lanes of the lower (half 0) or upper half in pairs.
 INFNERF_INLINE vf pairs(vf w, int half) {
 #if INFNERF_LANES == 16
@@ -121,7 +115,8 @@ INFNERF_INLINE vf gather_pairs(const float* table, const uint32_t* row) {
 #endif
 }
 
-// out[i, f] = features of sample i, i < count.
+// out[i * STRIDE + f] = feature f of sample i, i < count.
+template <int STRIDE>
 INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
                                  int count, float* out) {
   for (int i = 0; i < count; i += LANES) {
@@ -137,7 +132,13 @@ INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
         }
       }
       // Not beyond `lanes`: what follows belongs to another thread.
-      std::memcpy(out + 2 * i, sum, lanes == LANES ? sizeof sum : 8 * lanes);
+      if (STRIDE == F) {
+        std::memcpy(out + 2 * i, sum, lanes == LANES ? sizeof sum : 8 * lanes);
+      } else {
+        for (int k = 0; k < lanes; ++k) {
+          std::memcpy(out + (i + k) * STRIDE, (const char*)sum + 8 * k, 8);
+        }
+      }
     } else {
       for (int k = 0; k < lanes; ++k) {
         float sum[F] = {};
@@ -145,7 +146,7 @@ INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
           const float* row = table + size_t(b.row[c][i + k]) * F;
           for (int f = 0; f < F; ++f) sum[f] += w[c][k] * row[f];
         }
-        for (int f = 0; f < F; ++f) out[(i + k) * F + f] = sum[f];
+        for (int f = 0; f < F; ++f) out[(i + k) * STRIDE + f] = sum[f];
       }
     }
   }
@@ -201,7 +202,7 @@ inline void lookup_scale(const float* table, const Scale& s,
   for (int i = 0; i < count; i += GRID_BLOCK) {
     if (i + GRID_BLOCK < count) prepare(i + GRID_BLOCK);
     const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
-    gather_block(table, blocks[i / GRID_BLOCK % 2], n, out + int64_t(i) * F);
+    gather_block<F>(table, blocks[i / GRID_BLOCK % 2], n, out + int64_t(i) * F);
   }
 }
 

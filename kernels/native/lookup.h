@@ -1,5 +1,5 @@
-// Features of all samples: one work item a chunk of one slot and grid scale, so
-// that a scale's rows stay in a core's cache.
+// Lookups of many samples: of all at one grid scale after another, or of a block
+// at all scales while something else computes.
 #ifndef INFNERF_LOOKUP_H_
 #define INFNERF_LOOKUP_H_
 
@@ -23,7 +23,8 @@ inline Positions sort_positions(const float* position, const Sorted& sorted) {
   return out;
 }
 
-// features [L, stride, F] in sorted order.
+// features [L, stride, F] in sorted order: one work item a chunk of one slot and
+// grid scale.
 inline void lookup_sorted(const float* table, int64_t rows,
                           const int64_t* layout, const Sorted& sorted,
                           const Positions& positions, int64_t stride,
@@ -38,9 +39,9 @@ inline void lookup_sorted(const float* table, int64_t rows,
   });
 }
 
-// A block of samples of one slot at all grid scales. Rows are known one block
-// ahead, so that their memory can be asked for while a block before is worked
-// on: `ask` a little, again and again, then `drain` what is left.
+// A block of samples of one slot at all grid scales: `locate` its rows, `ask`
+// for their memory, a little at a time, while the block before is worked on,
+// `drain` what is left to ask for, `gather`.
 class BlockLookup {
  public:
   void open(const float* table, const int64_t* layout, int32_t slot) {
@@ -50,8 +51,11 @@ class BlockLookup {
     }
   }
 
-  // sample: n <= GRID_BLOCK rows of position [S, 3].
-  void locate(const float* position, const int32_t* sample, int n) {
+  // sample: n <= GRID_BLOCK rows of position [S, 3]; `next` others will follow.
+  void locate(const float* position, const int32_t* sample, int n, int next) {
+    for (int j = n; j < n + next && j < n + GRID_BLOCK; ++j) {
+      __builtin_prefetch(position + 3 * int64_t(sample[j]));
+    }
     for (int j = 0; j < n; ++j) {
       const float* p = position + 3 * int64_t(sample[j]);
       for (int a = 0; a < 3; ++a) axes_[a][j] = p[a];
@@ -62,6 +66,8 @@ class BlockLookup {
     skip_small();
   }
 
+  // A short block asks for rows of earlier ones too, which does no harm: what
+  // does not exist is not fetched.
   INFNERF_INLINE void ask() {
     if (scale_ == L) return;
     const uint32_t* row = rows_[scale_].row[0] + place_;
@@ -77,10 +83,10 @@ class BlockLookup {
     while (scale_ < L) ask();
   }
 
-  // Features [L, GRID_BLOCK, F] of the located samples.
+  // Features [n, L * F] of the located samples.
   void gather(int n, float* out) const {
     for (int l = 0; l < L; ++l) {
-      gather_block(tables_[l], rows_[l], n, out + l * GRID_BLOCK * F);
+      gather_block<L * F>(tables_[l], rows_[l], n, out + l * F);
     }
   }
 

@@ -30,7 +30,8 @@ constexpr int OUT = 1 + G;        // raw density, geometry
 constexpr int OUTP = round8(OUT);
 constexpr int DP = round8(D);
 constexpr int BLOCK = GRID_BLOCK;  // samples; activations of a layer fit L1
-static_assert(H % 8 == 0 && BLOCK % ROWS == 0 && ROWS * 8 % LANES == 0);
+static_assert(H % 8 == 0 && BLOCK % ROWS == 0 && BLOCK % LANES == 0);
+static_assert(ROWS * 8 % LANES == 0);
 
 // Weights of one slot as the parameters hold them.
 struct Weights {
@@ -45,7 +46,7 @@ struct Weights {
 // backward pass multiplies with. Kept by a worker from chunk to chunk.
 struct Packed {
   int32_t slot = -1;
-  alignas(64) float w1[H * OUTP], c2[H * 8];
+  alignas(64) float w1[H * OUTP], c2[H / 2 * LANES];
   alignas(64) float w0t[H * INP], w1t[OUTP * H], c1t[H * H], c2t[3 * H];
   alignas(64) float c0gt[H * OUTP];  // column 0 (raw density) is zero
   alignas(64) float c0rt[H * DP];
@@ -58,7 +59,10 @@ struct Packed {
     }
     if (color) {
       for (int h = 0; h < H; ++h) {
-        for (int o = 0; o < 8; ++o) c2[h * 8 + o] = o < 3 ? w.c2[h * 3 + o] : 0;
+        float* pair = c2 + h / 2 * LANES + h % 2;  // see gemm_narrow
+        for (int o = 0; o < LANES / 2; ++o) {
+          pair[2 * o] = o < 3 ? w.c2[h * 3 + o] : 0.0f;
+        }
       }
     }
     if (!backward) return;
@@ -127,7 +131,7 @@ inline int padded(int n) { return (n + ROWS - 1) / ROWS * ROWS; }
 
 struct BlockBuffers {
   alignas(64) float hidden[BLOCK * H], out[BLOCK * OUTP], in[BLOCK * OUTP];
-  alignas(64) float h1[BLOCK * H], h2[BLOCK * H], rgb[BLOCK * 8];
+  alignas(64) float h1[BLOCK * H], h2[BLOCK * H], rgb[BLOCK * 4];
   alignas(64) float d2[BLOCK * H], d1[BLOCK * H], d_hidden[BLOCK * H];
   alignas(64) float d_out[BLOCK * OUTP], d_rgb[BLOCK * 8];
   alignas(64) float d_features[BLOCK * INP], d_run[BLOCK * H];
@@ -185,8 +189,8 @@ inline void color_forward(int n, const Weights& w, const Packed& p,
                           BlockBuffers* b, Fn& meanwhile) {
   color_hidden(n, w, b, meanwhile);
   const int rows = padded(n);
-  gemm<H, 8>(b->h2, H, p.c2, 8, b->rgb, 8, rows, meanwhile);
-  for (int i = 0; i < rows * 8; i += LANES) {
+  gemm_narrow<H, 3>(b->h2, H, p.c2, b->rgb, rows, meanwhile);
+  for (int i = 0; i < rows * 4; i += LANES) {
     store(b->rgb + i, sigmoid(load(b->rgb + i)));
   }
 }

@@ -28,6 +28,7 @@ constexpr int LANES = INFNERF_LANES;
 typedef float vf __attribute__((vector_size(4 * INFNERF_LANES)));
 typedef int32_t vi __attribute__((vector_size(4 * INFNERF_LANES)));
 typedef uint32_t vu __attribute__((vector_size(4 * INFNERF_LANES)));
+typedef uint64_t vl __attribute__((vector_size(4 * INFNERF_LANES)));
 typedef double vd __attribute__((vector_size(4 * INFNERF_LANES)));
 typedef float v8f __attribute__((vector_size(32)));
 typedef int32_t v8i __attribute__((vector_size(32)));
@@ -53,6 +54,16 @@ INFNERF_INLINE V max(V a, V b) {
 template <typename V>
 INFNERF_INLINE V min(V a, V b) {
   return a < b ? a : b;
+}
+INFNERF_INLINE vf splat_pair(const float* p) {
+  uint64_t both;
+  std::memcpy(&both, p, sizeof both);
+  return (vf)(both + vl{});
+}
+INFNERF_INLINE double as_double(const float* p) {
+  double d;  // two floats moved as one 64-bit word
+  std::memcpy(&d, p, sizeof d);
+  return d;
 }
 INFNERF_INLINE v8f sqrt(v8f a) {
   for (int i = 0; i < 8; ++i) a[i] = __builtin_sqrtf(a[i]);
