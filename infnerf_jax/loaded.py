@@ -17,7 +17,12 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import progressive, render_image, render_rays
+from infnerf_jax.render import (
+  occupancy,
+  progressive,
+  render_image,
+  render_rays,
+)  # fmt: skip
 from infnerf_jax.scene import camera_io
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
@@ -114,6 +119,15 @@ class LoadedScene:
         sampling,
         **options,
     )
+
+  def with_occupancy(self, **options) -> 'LoadedScene':
+    """The scene with a grid of cells that are not empty; the rest is skipped.
+
+    Args:
+      **options: of `render.occupancy.make_occupancy`.
+    """
+    grid = occupancy.make_occupancy(self.model, self.spec, **options)
+    return dataclasses.replace(self, model=self.model._replace(occupancy=grid))
 
   def render_progressively(
       self,
