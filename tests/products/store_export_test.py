@@ -12,7 +12,7 @@ import pytest
 import infnerf_jax
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import film, paths, store_export
+from infnerf_jax.products import film, level_pictures, paths, store_export
 from infnerf_jax.storage import node_store
 from tests import loaded_test
 
@@ -78,9 +78,11 @@ def test_a_store_loads_as_its_run_does(run, stored):
 def test_a_film_from_a_store(run, stored, tmp_path):
   scene = infnerf_jax.load(stored[0])
   path = paths.make_path('zoom', scene, num_frames=3, width=32)
+  scene.evict_above = 0.5
   report = film.render_film(
-      scene, path, tmp_path, max_memory_gb=0.5, show_progress=False
-  )
+      scene, path, tmp_path, max_memory_gb=0.5, level_map=True,
+      show_progress=False,
+  )  # fmt: skip
   assert json.loads((tmp_path / 'render.json').read_text())['num_frames'] == 3
   assert report['num_nodes'] == 17 and report['level_bias_max'] == 0
   assert 0 <= report['read_wait_share'] <= 1 and not report['damaged_nodes']
@@ -91,6 +93,11 @@ def test_a_film_from_a_store(run, stored, tmp_path):
   again = scene.render(cameras_lib.take(path.cameras, 2))
   error = np.mean(np.square(exact.rgb - again.rgb))
   assert -10 * np.log10(error) > 30
+  levels = level_pictures.read_levels(tmp_path / report['frames'][2]['level'])
+  expected = scene.render(
+      cameras_lib.take(path.cameras, 2), outputs=('level',)
+  ).level
+  np.testing.assert_allclose(levels, expected, atol=5.1e-4)
 
 
 def _command(*arguments):

@@ -4,6 +4,7 @@ The whole renderer once more, of the same parameters: two rounds of samples, the
 descent of the octree, node fields in a loop over nodes. Rays come from outside.
 """
 
+import jax
 import numpy as np
 import torch
 
@@ -29,7 +30,7 @@ def _shape(spec, num_nodes) -> shapes.StepShape:
 
 
 def _resample(sdist, weights, num: int, options):
-  """Ends [R, num + 1] by the weights [R, S] of intervals; `sampling.resample`."""
+  """Ends [R, num + 1] by intervals' weights [R, S]; see `sampling.resample`."""
   width = sdist[:, 1:] - sdist[:, :-1]
   powered = weights.clamp(min=0) ** options.weight_power
   total = powered.sum(-1, keepdim=True)
@@ -63,11 +64,7 @@ class Renderer:
     """
     model, self._spec = loaded.model, loaded.spec
     self._options, self._loaded = loaded.options, loaded
-    params = {
-        'table': np.asarray(model.nodes['table']),
-        'density': {k: np.asarray(v) for k, v in model.nodes['density'].items()},
-        'color': {k: np.asarray(v) for k, v in model.nodes['color'].items()},
-    }  # fmt: skip
+    params = jax.tree.map(np.asarray, model.nodes)
     num_nodes = len(params['table'])
     self._fields = torch_peer.NodeFields(
         _shape(self._spec, num_nodes), params, 'per_node'
