@@ -139,3 +139,40 @@ def test_levels_that_have_not_joined_are_left_out(run, tmp_path):
   assert page.masks[0] == 255 and not page.masks[1:].any()
   row = store.read_row(page.keys[4])
   np.testing.assert_array_equal(row['table'], loaded.model.nodes['table'][4])
+
+
+def _render(folder, out, *arguments):
+  return subprocess.run(
+      [sys.executable, '-m', 'experiments.render', f'--workdir={folder}',
+       f'--out={out}', '--path=zoom', '--num_frames=2', '--width=32',
+       *arguments],
+      capture_output=True, text=True,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_holds_to_a_cap_in_megabytes(stored, tmp_path):
+  done = _render(stored[0], tmp_path / 'a', '--max_memory_mb=500')
+  assert done.returncode == 0, done.stderr
+  report = json.loads((tmp_path / 'a' / 'render.json').read_text())
+  assert report['memory']['cap'] == 500e6
+  parts = report['memory']['device'], report['memory']['host']
+  assert sum(part['total'] for part in parts) <= 500e6
+  assert report['level_bias_max'] == 0
+  done = _render(stored[0], tmp_path / 'b', '--max_memory_mb=20')
+  assert done.returncode == 2 and 'Traceback' not in done.stderr
+  assert 'expected at least' in done.stderr
+
+
+@pytest.mark.slow
+def test_precisions_cost_little_on_the_city(tmp_path):
+  """A minute of training; half and a quarter of the parameters' bytes."""
+  subprocess.run(
+      [sys.executable, '-m', 'experiments.train',
+       '--config=configs/quickstart.py:demo', f'--workdir={tmp_path}'],
+      check=True, capture_output=True,
+  )  # fmt: skip
+  found = store_export.compare_precisions(infnerf_jax.load(tmp_path))
+  for precision, share, loss in (('bfloat16', 0.5, 0.1), ('int8', 0.25, 0.3)):
+    assert found[precision]['share_of_float32'] <= share
+    assert found[precision]['psnr_loss'] <= loss
