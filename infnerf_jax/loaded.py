@@ -16,7 +16,12 @@ from infnerf_jax.evaluation import fitting, photo_scores
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_pool, scene_model
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import progressive, render_image, render_rays
+from infnerf_jax.render import (
+  occupancy,
+  progressive,
+  render_image,
+  render_rays,
+)  # fmt: skip
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.streaming import store_scene
@@ -119,6 +124,15 @@ class LoadedScene:
         sampling,
         **options,
     )
+
+  def with_occupancy(self, **options) -> 'LoadedScene':
+    """The scene with a grid of cells that are not empty; the rest is skipped.
+
+    Args:
+      **options: of `render.occupancy.make_occupancy`.
+    """
+    grid = occupancy.make_occupancy(self.model, self.spec, **options)
+    return dataclasses.replace(self, model=self.model._replace(occupancy=grid))
 
   def render_progressively(
       self,

@@ -20,9 +20,8 @@ _BLOCK = 1 << 16
 # Places in a cell, in cells, that are looked at: irregular, so that layers
 # along the axes are not missed.
 _PLACES = np.array(
-    [[0.5, 0.5, 0.5], [0.15, 0.35, 0.8], [0.85, 0.2, 0.25],
-     [0.3, 0.85, 0.4], [0.7, 0.65, 0.05], [0.05, 0.1, 0.15],
-     [0.95, 0.9, 0.7], [0.4, 0.05, 0.95]], np.float32
+    [[0.5, 0.5, 0.5], [0.1, 0.35, 0.85], [0.85, 0.15, 0.3],
+     [0.35, 0.85, 0.1]], np.float32
 )  # fmt: skip
 
 
@@ -100,7 +99,7 @@ def make_occupancy(
     model: scene_model.SceneModel,
     spec: scene_model.ModelSpec,
     *,
-    resolution: int = 128,
+    resolution: int = 256,
     min_alpha: float = MIN_ALPHA,
 ) -> Occupancy:
   """Looks at a scene's densities, of every level, in all cells of its box.

@@ -13,7 +13,6 @@ from infnerf_jax.render import (
   occupancy,
   render_image,
   render_rays,
-  shared_proposals,
 )  # fmt: skip
 from kernels.locate import api as locate_op
 from tests import tiny_model
@@ -65,7 +64,7 @@ def test_little_lies_in_empty_cells_at_any_level(scene):
   width = float(np.asarray(grid.cell).max()) * spec.root_side
   for level in range(spec.max_level + 1):
     alpha = -np.expm1(-_densities(model, spec, points, level) * width)
-    # Eight places of a cell and its neighbours were looked at.
+    # Four places of a cell and its neighbours were looked at.
     assert (alpha[~occupied] > 0.04).mean() < 0.01
   rays = cameras_lib.Rays(
       origins=points, origins_lo=np.zeros_like(points),
@@ -87,14 +86,15 @@ def test_little_lies_in_empty_cells_at_any_level(scene):
 @pytest.mark.parametrize('opaque_end', [False, True])
 def test_pictures_without_empty_cells(scene, opaque_end):
   model, spec, octree, grid = scene
-  options = dataclasses.replace(OPTIONS, opaque_end=opaque_end)
+  # One round: its samples lie everywhere along the rays.
+  options = render_rays.RenderOptions(num_samples=(24,), opaque_end=opaque_end)
   draw = lambda model: render_image.render_image(
       model, spec, tiny_model.make_camera(), octree, np.zeros(4), options,
       ray_block=512, outputs=('rgb', 'opacity', 'statistics'),
   )  # fmt: skip
   exact, skipping = draw(model), draw(model._replace(occupancy=grid))
   counted = lambda image: image.statistics.samples_by_level.sum()
-  assert counted(skipping) < 0.95 * counted(exact)
+  assert counted(skipping) < 0.8 * counted(exact)
   assert np.mean(np.square(skipping.rgb - exact.rgb)) < 2e-3
   # A grid without an empty cell changes no bit.
   full = grid._replace(occupied=jnp.ones_like(grid.occupied))
@@ -103,7 +103,8 @@ def test_pictures_without_empty_cells(scene, opaque_end):
   if opaque_end:
     empty = grid._replace(occupied=jnp.zeros_like(grid.occupied))
     opacity = draw(model._replace(occupancy=empty)).opacity
-    np.testing.assert_array_equal(opacity > 0.99, exact.opacity > 0.99)
+    assert np.all((opacity > 0.99) <= (exact.opacity > 0.99))
+    assert np.any(opacity > 0.99)  # the last sample is always evaluated
 
 
 def test_what_lies_behind_is_not_evaluated():
@@ -118,7 +119,7 @@ def test_what_lies_behind_is_not_evaluated():
     return (jnp.where(slot < 0, 0.0, given[:, part]),)
 
   (found,) = early_stop.densities(evaluate, slot, delta, stop_below=0.1)
-  asked = np.concatenate(asked, axis=1)
+  seen = np.concatenate(asked, axis=1)
   for ray in range(7):
     depth, end = 0.0, 10
     for first in range(0, 10, 3):  # parts of three samples
@@ -128,8 +129,8 @@ def test_what_lies_behind_is_not_evaluated():
       part = slice(first, first + 3)
       depth += float(np.sum(given[ray, part] * delta[ray, part]))
     np.testing.assert_array_equal(found[ray, :end], given[ray, :end])
-    assert not np.any(found[ray, end:]) and np.all(asked[ray, end:] == -1)
-    np.testing.assert_array_equal(asked[ray, :end], slot[ray, :end])
+    assert not np.any(found[ray, end:]) and np.all(seen[ray, end:] == -1)
+    np.testing.assert_array_equal(seen[ray, :end], slot[ray, :end])
   (whole,) = early_stop.densities(evaluate, slot, delta, stop_below=0.0)
   np.testing.assert_array_equal(whole, given)
 
@@ -142,5 +143,6 @@ def test_stopping_early_changes_what_is_behind_only(scene):
       outputs=('rgb', 'opacity'),
   )  # fmt: skip
   exact, stopped = draw(), draw(stop_below=1e-3)
-  assert np.abs(stopped.rgb - exact.rgb).max() < 4e-3
-  assert np.abs(draw(stop_below=0.5).rgb - exact.rgb).max() > 4e-3
+  # Proposals lose their tails: samples move a little.
+  assert np.abs(stopped.rgb - exact.rgb).max() < 0.02
+  assert np.abs(draw(stop_below=0.5).rgb - exact.rgb).max() > 0.02

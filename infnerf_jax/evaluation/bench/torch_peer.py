@@ -83,6 +83,14 @@ class NodeFields:
     back[order] = torch.arange(order.shape[0])
     return raw[back], rgb[back]
 
+  def density(self, data):
+    """Raw densities [S] alone, as `__call__` takes samples."""
+    order, parts = self._parts(data.slot)
+    position = data.position[order]
+    raw = torch.empty(len(order))
+    raw[order] = torch.cat([self._density(n, position[p]) for n, p in parts])
+    return raw
+
   def encode(self, data):
     """Encoded features [S, L * F], sorted by node."""
     order, parts = self._parts(data.slot)
@@ -125,6 +133,11 @@ class NodeFields:
       return torch_grid.encode_indexing(table, rows, weights)
     gradient = table.grad if torch.is_grad_enabled() else None
     return torch_grid.encode_embedding_bag(table, gradient, rows, weights)
+
+  def _density(self, node, position):
+    density0, density1, *_ = self._weights_of(node)
+    hidden = torch.relu_(self._encode(node, position) @ density0)
+    return hidden @ density1[:, 0]
 
   def _node(self, node, position, inputs):
     density0, density1, color0, color1, color2 = self._weights_of(node)

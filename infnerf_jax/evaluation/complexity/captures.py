@@ -23,7 +23,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Heights as shares of the root's side.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # Places that are looked at, over so much of the root's side.
-NUM_PLACES, _INNER = 8, 0.4
+NUM_PLACES, _INNER = 5, 0.4
 # How levels are chosen: equation 5, with levels that fade into each other as
 # films have it, and an octave finer as the shipped configs have it.
 POLICIES = {
