@@ -23,7 +23,7 @@ from infnerf_jax.storage import leaves
 from infnerf_jax.training import loop, metrics_log
 from infnerf_jax.training import workdir as workdir_lib
 
-_SCHEDULE = (0.1, 0.2, 0.3, 0.4)
+_SCHEDULE = (0.1, 0.2, 0.3, 0.4, 0.5)
 # Steps before and after a level joins whose losses are compared.
 _WINDOW = 20
 _LOG_EVERY = 5
