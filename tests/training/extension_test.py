@@ -161,6 +161,9 @@ def test_what_cannot_be_added_leaves_the_run_as_it_was(scenes, base, tmp_path):
   found = extension.find(_config(scenes, 'b', num_steps=20), workdir)
   assert found.first_step == 12 and found.base_paths == ()
   loop.train(_config(scenes), workdir)
+  (workdir / 'nodes').mkdir()
+  refused(_config(scenes, 'b', num_steps=20), 'a run that pages its nodes')
+  (workdir / 'nodes').rmdir()
   shutil.rmtree(workdir / 'checkpoints' / '12')
   refused(_config(scenes, 'b', num_steps=20), 'found step 8 of 12')
 

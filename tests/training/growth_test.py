@@ -94,6 +94,23 @@ def test_a_run_of_growth_compiles_once():
   assert step._cache_size() == 1
 
 
+def test_exceeding_capacity_costs_one_compilation():
+  step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, GROWING)
+  num_nodes = tiny.octree().num_nodes
+  run = lambda state, k, slots: step(
+      state, tiny.batch(seed=k), tiny.surroundings(slots), jax.random.key(0)
+  )[0]
+  state = run(run(tiny.state(GROWING), 0, num_nodes), 1, num_nodes)
+  larger = tiny.state(GROWING, num_slots=num_nodes + 3)
+  fill = lambda new, old: (
+      new.at[: old.shape[0]].set(old) if old.ndim else old
+  )
+  state = jax.tree.map(fill, larger, state)
+  for k in range(2, 5):
+    state = run(state, k, num_nodes + 3)
+  assert step._cache_size() == 2 and int(state.skipped) == 0
+
+
 @pytest.mark.parametrize('killed_at', [2, 3, 4])
 def test_killed_about_a_step_of_growth_it_goes_on_alike(tmp_path, killed_at):
   run = lambda state, first, last: tiny.run_steps(

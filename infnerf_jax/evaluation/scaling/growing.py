@@ -178,6 +178,10 @@ def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
     folder = pathlib.Path(folder)
     west, east = two_fields(folder, tiny=tiny)
     config = _config(config, west, num_steps=base_steps)
+    if not tiny:
+      # The city is three times as wide.
+      config.target_depth = config.max_depth = config.max_depth + 1
+      config.octree_growth_schedule = (*_SCHEDULE, 0.5)
     base, base_seconds = _train(config, folder / 'run')
     test = base.run.split.test
     before = _scores(config, base, test)
