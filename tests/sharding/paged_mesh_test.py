@@ -1,11 +1,13 @@
 """Paging over meshes; `eight_devices_test` runs it on eight devices."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 
+from configs import city
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.sharding import mesh as mesh_lib
@@ -230,4 +232,23 @@ def test_all_resident_equals_the_mesh_without_paging(scene, tmp_path):
   assert written > 10
   np.testing.assert_array_equal(
       store.read_state()['params/appearance'], want.params['appearance']
+  )
+
+
+@pytest.mark.slow
+def test_the_city_is_sharded_grows_and_is_paged(tmp_path):
+  config = city.get_config('quicktest')
+  config.devices.node, config.num_slots = 4, 4
+  config.grid_size, config.max_depth = 4, 4  # small nodes, many of them
+  config.num_steps = config.optimizer.lr_decay_steps = 24
+  config.checkpoint_every = 12
+  trained = loop.train(config, tmp_path)
+  report = json.loads((tmp_path / out_of_core.REPORT).read_text())
+  assert report['num_shards'] == 4 and report['phases'][-1]['tracks']
+  held = report['num_pinned'] + 4 * (4 - report['num_pinned'])
+  assert held < trained.run.plan.built.octree.num_nodes
+  lines = loop_test._metrics(tmp_path)
+  assert len(lines[-1]['samples_by_device'][0]) == 4
+  assert (
+      lines[0]['samples_by_level'][-1] == 0 < lines[-1]['samples_by_level'][-1]
   )
