@@ -5,6 +5,7 @@ pixel, averaged; check points are places of roofs and streets where the surface
 is even, as a surveyor chooses them.
 """
 
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
@@ -204,6 +205,7 @@ def measure(loaded, folder, factors=FACTORS) -> dict[str, Any]:
   truth = exact(city, -side / 2, side / 2, finest, size)
   frame = map_frame.make_frame(map_frame.read_frame(loaded.workdir))
   pixels = map_pixels.FieldPixels(loaded)
+  one_ray = map_pixels.FieldPixels(loaded, supersampling=1)
   maps = []
   for factor in factors:
     job = orthophoto.plan_map(
@@ -213,7 +215,19 @@ def measure(loaded, folder, factors=FACTORS) -> dict[str, Any]:
     out = pathlib.Path(folder) / f'map_{factor:g}.tif'
     report = orthophoto.write_map(job, out, show_progress=False)
     maps.append(_compare(out, truth, factor, own, report))
+    maps[-1]['psnr_of_one_ray'] = _psnr_of_one_ray(
+        dataclasses.replace(job, pixels=one_ray), truth
+    )
   return {'photo_gsd': own, 'side': side, 'maps': maps}
+
+
+def _psnr_of_one_ray(job, truth: Truth) -> float | None:
+  """The same map by one ray a pixel, for what several are worth."""
+  (tile,) = job.canvas.tiles()
+  layers = orthophoto.render_tile(job, tile)
+  wanted = averaged(truth.rgb, round(job.canvas.gsd / truth.gsd))
+  rgb = np.moveaxis(layers[0], 0, -1)
+  return metrics.psnr(rgb[..., :3], wanted, rgb[..., 3] > 0)
 
 
 def _compare(out, truth: Truth, factor, own, report) -> dict[str, Any]:

@@ -67,8 +67,9 @@ def city_rows(measured) -> list[harness.Row]:
     rows.append(
         harness.make_row(
             f'{name}/PSNR', one['psnr'], 'dB',
+            reference=one['psnr_of_one_ray'],
             note=f'{one["pixels"]} pixels of {one["gsd"]:.3g} m;'
-            f' {one["shown"]:.1%} shown',
+            f' {one["shown"]:.1%} shown; reference: one ray a pixel',
         )
     )  # fmt: skip
     target = _TARGET if one['factor'] == 1 else None

@@ -155,9 +155,7 @@ class FieldPixels:
     pose = np.asarray(camera.cam_to_world, np.float64)
     fx, fy, cx, cy = np.asarray(camera.intrinsics, np.float64)
     ground = float((self._ground - pose[:, 3]) @ pose[:, 2])
-    known = distance[np.isfinite(distance)]
-    ground = float(np.median(known)) if known.size else ground
-    down = np.where(np.isfinite(distance), distance, ground)
+    down = photo_coverage.surroundings_of(distance, ground)
     x = (np.arange(distance.shape[1]) + 0.5 - cx) / fx
     y = (np.arange(distance.shape[0]) + 0.5 - cy) / fy
     points = (

@@ -87,7 +87,7 @@ def spiral_path(
   """
   poses = np.asarray(cameras.cam_to_world, np.float64)
   near = surroundings.surround(cameras, octree)
-  view = surroundings.about_middle(near, octree)
+  view = surroundings.about_middle(near)
   heights = view.offsets @ view.up
   flat = view.offsets - heights[:, None] * view.up
   distances = np.linalg.norm(flat, axis=-1)

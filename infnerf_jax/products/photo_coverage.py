@@ -4,6 +4,8 @@ A field answers everywhere, also where no photo was taken: what fewer than a
 few photos see is its guess, and no part of a map.
 """
 
+import itertools
+
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
@@ -12,7 +14,38 @@ from infnerf_jax.geometry import lens_range
 # As many as a sparse point needs to be believed.
 MIN_PHOTOS = 3
 _STRIDE = 8  # pixels between places that are looked up
+# Pixels along a side of what has one height here: a floating blob, a gap
+# between leaves do not hide the ground around them.
+_BLOCK = 64
 _FIRST = 8  # places along a side of a tile that choose its photos
+
+
+def surroundings_of(distance, ground: float) -> np.ndarray:
+  """How far down the surface lies around pixels, whatever single ones say.
+
+  Args:
+    distance: [H, W] metres down; infinite where there is no surface.
+    ground: metres, where nothing around has a surface.
+
+  Returns:
+    [H, W] medians of blocks, and between them.
+  """
+  height, width = distance.shape
+  known = np.where(np.isfinite(distance), distance, np.nan)
+  if not np.isfinite(distance).any():
+    return np.full(distance.shape, ground)
+  whole = np.nanmedian(known)
+  tops, lefts = (np.arange(0, n, _BLOCK) for n in (height, width))
+  blocks = np.full((len(tops), len(lefts)), whole)
+  for (i, top), (j, left) in itertools.product(
+      enumerate(tops), enumerate(lefts)
+  ):
+    block = known[top : top + _BLOCK, left : left + _BLOCK]
+    if np.isfinite(block).any():
+      blocks[i, j] = np.nanmedian(block)
+  middle = lambda starts, n: np.minimum(starts + _BLOCK // 2, n - 1)
+  down = _between(blocks, middle(tops, height), height)
+  return _between(down.T, middle(lefts, width), width).T
 
 
 class PhotoCoverage:
@@ -74,6 +107,6 @@ def _between(values, known, num: int) -> np.ndarray:
   after = np.clip(np.searchsorted(known, wanted), 0, len(known) - 1)
   before = np.maximum(after - 1, 0)
   gap = np.maximum(known[after] - known[before], 1)
-  share = ((wanted - known[before]) / gap)[:, None]
+  share = np.clip((wanted - known[before]) / gap, 0.0, 1.0)[:, None]
   share = np.where((after == before)[:, None], 1.0, share)
   return values[before] * (1 - share) + values[after] * share

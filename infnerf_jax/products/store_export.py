@@ -11,6 +11,7 @@ from infnerf_jax import progress as progress_lib
 from infnerf_jax.evaluation import metrics
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.products import surroundings
 from infnerf_jax.render import render_image
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import node_store, node_store_writer, row_codec
@@ -20,11 +21,12 @@ from infnerf_jax.training import workdir as workdir_lib
 KINDS = (node_store.KIND,)
 
 
-def _focus(octree: tree_lib.Octree) -> tuple[int, int, int, int]:
-  """The finest node nearest to the root's centre, where paths look."""
+def _focus(cameras, octree: tree_lib.Octree) -> tuple[int, int, int, int]:
+  """The finest node where paths look."""
   finest = np.flatnonzero(octree.level == octree.level.max())
   centers = tree_lib.node_aabb(octree, finest).mean(axis=-2)
-  away = np.linalg.norm(centers - octree.center, axis=-1)
+  target = surroundings.surround(cameras, octree).target
+  away = np.linalg.norm(centers - target, axis=-1)
   node_id = finest[np.argmin(away)]
   return int(octree.level[node_id]), *map(int, octree.coord[node_id])
 
@@ -92,7 +94,7 @@ def store_header(
       appearance_dim=loaded.spec.appearance_dim,
       field=shape,
       groups=(node_store.parameter_group(field, precision),),
-      focus=_focus(octree or loaded.octree),
+      focus=_focus(loaded.cameras, octree or loaded.octree),
       config=workdir_lib.config_to_json(loaded.config),
       downscale=float(loaded.downscale),
       georeference=_georeference(loaded),

@@ -8,12 +8,16 @@ import numpy as np
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import tree as tree_lib
 
+# Heights above the scene within which an axis meets it.
+_MAX_HEIGHTS = 8.0
+
 
 class Surround(NamedTuple):
   """What the photos' cameras tell of a scene's surroundings.
 
   Attributes:
     target: [3] metres, where to look.
+    middle: [3] metres, of what the photos look at, at the target's height.
     up: [3] unit.
     east: [3] unit, across `up`.
     north: [3] unit, across both.
@@ -24,6 +28,7 @@ class Surround(NamedTuple):
   """
 
   target: np.ndarray
+  middle: np.ndarray
   up: np.ndarray
   east: np.ndarray
   north: np.ndarray
@@ -65,11 +70,32 @@ def _up_axis(poses) -> np.ndarray:
   return np.array([0.0, 0.0, 1.0]) if up[2] > 0.9 else up
 
 
+def _looked_at(poses, center, up) -> np.ndarray:
+  """[3] median of where the photos' axes meet the level of a scene's centre.
+
+  Args:
+    poses: [P, 3, 4].
+    center: [3] of the scene's finest nodes, for photos that meet nothing.
+    up: [3] unit.
+  """
+  above, forward = (poses[:, :, 3] - center) @ up, poses[:, :, 2]
+  fall = -forward @ up
+  distance = above / np.where(np.abs(fall) > 1e-6, fall, 1e-6)
+  # What lies many heights away is the horizon.
+  far = _MAX_HEIGHTS * np.maximum(np.median(np.abs(above)), 1e-9)
+  meets = (distance > 0) & (distance < far)
+  if meets.sum() < 0.5 * len(poses):
+    return center
+  places = poses[:, :, 3] + distance[:, None] * forward
+  return np.median(places[meets], axis=0)
+
+
 def surround(cameras: cameras_lib.Cameras, octree: tree_lib.Octree) -> Surround:
   """Where to look and how to turn, from photos and octree.
 
-  The target is the finest node nearest to the root's centre: it holds points,
-  so a surface is there.
+  The target is the finest node nearest to the middle of what photos look at:
+  it holds points, so a surface is there. The root's own centre says nothing: a
+  root may be much larger than what was photographed.
 
   Args:
     cameras: table [P] of the photos.
@@ -81,9 +107,10 @@ def surround(cameras: cameras_lib.Cameras, octree: tree_lib.Octree) -> Surround:
   poses = np.asarray(cameras.cam_to_world, np.float64)
   finest = np.flatnonzero(octree.level == octree.level.max())
   centers = tree_lib.node_aabb(octree, finest).mean(axis=-2)
-  nearest = np.argmin(np.linalg.norm(centers - octree.center, axis=-1))
-  target = centers[nearest]
   up = _up_axis(poses)
+  middle = _looked_at(poses, centers.mean(axis=0), up)
+  target = centers[np.argmin(np.linalg.norm(centers - middle, axis=-1))]
+  middle = _looked_at(poses, target, up)
   axis = np.array([1.0, 0, 0]) if abs(up[0]) < 0.9 else np.array([0, 1.0, 0])
   east = unit(axis - up * (axis @ up))
   fov = 2 * np.arctan(0.5 * cameras.width / cameras.intrinsics[:, 0])
@@ -91,6 +118,7 @@ def surround(cameras: cameras_lib.Cameras, octree: tree_lib.Octree) -> Surround:
   fov = np.median(fov[perspective]) if perspective.any() else math.radians(60)
   return Surround(
       target=target,
+      middle=middle,
       up=up,
       east=east,
       north=np.cross(up, east),
@@ -101,16 +129,7 @@ def surround(cameras: cameras_lib.Cameras, octree: tree_lib.Octree) -> Surround:
   )
 
 
-def about_middle(view: Surround, octree: tree_lib.Octree) -> Surround:
-  """The same about the middle of the scene, at the target's height.
-
-  Args:
-    view: about any target.
-    octree: tree, whose root's centre is the middle.
-
-  Returns:
-    Surround.
-  """
-  shift = octree.center - view.target
-  shift = shift - view.up * (view.up @ shift)
-  return view._replace(target=view.target + shift, offsets=view.offsets - shift)
+def about_middle(view: Surround) -> Surround:
+  """The same about the middle of what the photos look at."""
+  shift = view.middle - view.target
+  return view._replace(target=view.middle, offsets=view.offsets - shift)

@@ -103,7 +103,6 @@ def _check_map(path, city):
   west, north = np.array([piece.left, piece.top]) - city_photos.ORIGIN[:2]
   camera = cameras_lib.make_camera(
       focal=1 / piece.gsd, width=columns, height=rows, center=(0.0, 0.0),
-      center=(0.0, 0.0),
       cam_to_world=np.array(
           [[1, 0, 0, west], [0, -1, 0, north], [0, 0, -1, 80.0]], float
       ),

@@ -158,6 +158,22 @@ def test_flyover_follows_the_flight_and_looks_ahead():
   assert np.isfinite(_positions(one)).all()
 
 
+def test_paths_look_where_photos_look_in_a_root_much_larger():
+  # The survey lies in one corner of a root of four times its side.
+  ground = np.array([[x, y, 3] for x in range(4) for y in range(4)])
+  cells = [np.unique(ground >> (5 - level), axis=0) for level in range(6)]
+  octree = tree.from_coords(
+      cells, center=[140.0, 140.0, 60.0], side=320.0, grid_size=64
+  )
+  low = octree.center - 160
+  assert np.all(low[:2] == -20)
+  view = surroundings.surround(_survey(), octree)
+  np.testing.assert_allclose(view.middle[:2], 0, atol=1e-6)
+  assert np.linalg.norm(view.target[:2]) < 8
+  path = paths.spiral_path(_survey(), octree, num_frames=3)
+  assert _looks_at(path, view.middle)
+
+
 def test_photo_path_keeps_the_photos_cameras():
   cameras = _survey()
   path = paths.photo_path(

@@ -54,3 +54,17 @@ def test_higher_places_are_seen_by_fewer():
   low = coverage.counts(points).sum()
   points[..., 2] = 25
   assert 0.4 * low < coverage.counts(points).sum() < 0.6 * low
+
+
+def test_blobs_and_gaps_do_not_count():
+  rows, columns = np.indices((200, 300))
+  slope = 40.0 + 0.02 * columns
+  distance = slope.copy()
+  distance[20:30, 40:60] = 3.0  # a blob near the cameras
+  distance[100:110, :] = np.inf
+  found = photo_coverage.surroundings_of(distance, 10.0)
+  assert np.abs(found - slope).max() < 1.5
+  nothing = np.full((5, 7), np.inf)
+  np.testing.assert_array_equal(
+      photo_coverage.surroundings_of(nothing, 10.0), 10.0
+  )
