@@ -9,7 +9,7 @@ from typing import Callable
 
 import jax
 
-# Ampere: older ones lack bfloat16 and asynchronous copies.
+# Ampere: on older ones products of the node field miss the tensor cores.
 MIN_CAPABILITY = 80
 _state = threading.local()
 _lock = threading.RLock()
