@@ -31,6 +31,6 @@ def get_config(arg=None):
 
 
 def sweep(add):
-  """Learning rates."""
-  for lr_initial in (1e-2, 2e-2, 4e-2):
-    add(**{'optimizer.lr_initial': lr_initial})
+  """Poses as given, and refined with the scene."""
+  add()
+  add(refine_poses=True)

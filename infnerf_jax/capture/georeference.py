@@ -26,8 +26,8 @@ _MAX_NADIR = np.deg2rad(25.0)
 _MAX_DISAGREEMENT = np.deg2rad(5.0)
 # Length of the mean of unit views whose directions are alike.
 _PARALLEL = 0.97
-# Horizontal residuals of the one placement, for each metre of the other's, up to
-# which both fit.
+# Horizontal residuals of the one placement, for each metre of the other's, up
+# to which both fit.
 _STILL_FITS = 1.5
 
 

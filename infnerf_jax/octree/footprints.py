@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.geometry import lens_range
+from infnerf_jax.geometry import lens_range, view_cones
 from infnerf_jax.scene import scene as scene_lib
 
 
@@ -28,16 +28,30 @@ class PointFootprints(NamedTuple):
   sightings: np.ndarray
 
 
+# Sightings that are looked at together: host memory does not grow with them.
+_BLOCK = 1 << 18
+
+
 def _slopes(cameras: cameras_lib.Cameras, pix) -> np.ndarray:
-  """[...] cone slope of one full-size pixel at pixels of given cameras."""
-  as_f32 = lambda x: jnp.asarray(np.asarray(x, np.float32))
+  """[K] cone slope of one full-size pixel at pixels of given cameras."""
+  if not len(pix):
+    return np.zeros(0)
+  # Few shapes: each is compiled anew.
+  spare = (1 << (len(pix) - 1).bit_length()) - len(pix)
+
+  def padded(x, dtype):
+    x = np.asarray(x, dtype)
+    return jnp.asarray(
+        np.pad(x, [(0, spare)] + [(0, 0)] * (x.ndim - 1), 'edge')
+    )
+
   _, slope = jax.jit(cameras_lib.pixels_to_directions)(
-      as_f32(pix),
-      jnp.asarray(cameras.projection),
-      as_f32(cameras.intrinsics),
-      as_f32(cameras.distortion),
+      padded(pix, np.float32),
+      padded(cameras.projection, np.int32),
+      padded(cameras.intrinsics, np.float32),
+      padded(cameras.distortion, np.float32),
   )
-  return np.asarray(slope, np.float64)
+  return np.asarray(slope, np.float64)[: len(pix)]
 
 
 def _observed_footprint(cameras, limits, photo_idx, points, pixel_size):
@@ -57,6 +71,18 @@ def _observed_footprint(cameras, limits, photo_idx, points, pixel_size):
   slope = _slopes(seen_by, pix) * pixel_size
   orthographic = np.asarray(seen_by.projection) == cameras_lib.ORTHOGRAPHIC
   return np.where(orthographic, slope, slope * distance), inside
+
+
+def _in_blocks(observe, photo_idx, point_idx):
+  """`observe` of K sightings, a block at a time."""
+  if not len(point_idx):
+    return np.zeros(0), np.zeros(0, bool)
+  parts = [
+      observe(photo_idx[i : i + _BLOCK], point_idx[i : i + _BLOCK])
+      for i in range(0, len(point_idx), _BLOCK)
+  ]
+  footprint, inside = zip(*parts, strict=True)
+  return np.concatenate(footprint), np.concatenate(inside)
 
 
 def _spread(footprint):
@@ -82,34 +108,48 @@ def point_footprints(
   Returns:
     PointFootprints.
   """
-  positions = scene.points.positions
-  num_points, num_cameras = len(positions), len(scene.photos.names)
   limits = lens_range.undistorted_limits(scene.cameras)
-  smallest = np.full(num_points, np.inf)
-  count = np.zeros(num_points, np.int32)
-  if scene.visibility is not None:
-    point_idx = np.repeat(
-        np.arange(num_points), np.diff(scene.visibility.offsets)
-    )
-    footprint, _ = _observed_footprint(
+
+  def observe(photo_idx, point_idx):
+    return _observed_footprint(
         scene.cameras,
         limits,
-        scene.visibility.photo_idx,
-        positions[point_idx],
+        photo_idx,
+        scene.points.positions[point_idx],
         pixel_size,
     )
-    np.minimum.at(smallest, point_idx, footprint)
-    count = np.diff(scene.visibility.offsets).astype(np.int32)
-    return PointFootprints(smallest, count, False, _spread(footprint))
+
+  if scene.visibility is None:
+    return _from_frustums(scene, observe)
+  return _from_tracks(scene, observe)
+
+
+def _from_tracks(scene, observe) -> PointFootprints:
+  """Of scenes that say which photos see a point."""
+  count = np.diff(scene.visibility.offsets)
+  point_idx = np.repeat(np.arange(len(count)), count)
+  footprint, _ = _in_blocks(observe, scene.visibility.photo_idx, point_idx)
+  smallest = np.full(len(count), np.inf)
+  np.minimum.at(smallest, point_idx, footprint)
+  return PointFootprints(
+      smallest, count.astype(np.int32), False, _spread(footprint)
+  )
+
+
+def _from_frustums(scene, observe) -> PointFootprints:
+  """Of scenes that do not: a camera sees what lies in its frustum."""
+  cloud = view_cones.PointCloud(scene.points.positions)
+  angles = view_cones.cone_angles(scene.cameras)
+  smallest = np.full(len(cloud.positions), np.inf)
+  count = np.zeros(len(cloud.positions), np.int32)
   spreads = []
-  for camera in range(num_cameras):
-    idx = np.full(num_points, camera)
-    footprint, inside = _observed_footprint(
-        scene.cameras, limits, idx, positions, pixel_size
-    )
-    smallest = np.where(inside, np.minimum(smallest, footprint), smallest)
-    count += inside
-    spreads.append(_spread(footprint[inside]))
+  for camera, angle in enumerate(angles):
+    rows = cloud.in_cone(scene.cameras.cam_to_world[camera], angle)
+    footprint, inside = _in_blocks(observe, np.full(len(rows), camera), rows)
+    rows, footprint = rows[inside], footprint[inside]
+    smallest[rows] = np.minimum(smallest[rows], footprint)
+    count[rows] += 1
+    spreads.append(_spread(footprint))
   # Exact percentiles of all sightings would need all of them at once.
   spread = np.nanmedian(np.array(spreads), axis=0) if count.any() else None
   return PointFootprints(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import view_cones
 from infnerf_jax.scene import scene as scene_lib
 
 # Bytes must not grow with the number of photos: 64 MB of observations.
@@ -122,7 +123,11 @@ def _visible_points(scene, kept):
   """Function of a photo to the rows of points that it may see."""
   if scene.visibility is None:
     rows = np.flatnonzero(kept)
-    return lambda photo: rows
+    cloud = view_cones.PointCloud(scene.points.positions[rows])
+    angles = view_cones.cone_angles(scene.cameras)
+    return lambda photo: rows[
+        cloud.in_cone(scene.cameras.cam_to_world[photo], angles[photo])
+    ]
   photo_idx = scene.visibility.photo_idx
   point_idx = np.repeat(np.arange(len(kept)), np.diff(scene.visibility.offsets))
   wanted = kept[point_idx]

@@ -115,7 +115,7 @@ def open_or_build(scene, layout: Layout, cache_dir, *, show_progress: bool):
   except OSError as error:
     raise errors.InputError(
         f'{cache_dir}: got {error.strerror or error}, expected a folder that '
-        'can be written (config.data.cache_dir, config.data.cache_gb)'
+        'can be written and has room (config.data.cache_gb is its limit)'
     ) from None
   return folder, content['reasons'], content['masked']
 

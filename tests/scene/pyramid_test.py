@@ -281,7 +281,7 @@ def test_downscale_below_one(tmp_path, downscale):
 
 def test_cache_folder_that_cannot_be_made(tmp_path):
   (tmp_path / 'cache').write_text('a file')
-  with pytest.raises(errors.InputError, match='cache: got .*cache_dir'):
+  with pytest.raises(errors.InputError, match='cache: got .*cache_gb'):
     _build(_scene(tmp_path), tmp_path)
 
 
