@@ -44,6 +44,10 @@ _FPS = flags.DEFINE_float(
 _FAST = flags.DEFINE_bool(
     'fast', False, 'Share proposals among pixels; colour only what shows.'
 )
+_OCCUPANCY = flags.DEFINE_bool(
+    'occupancy', False, 'Of a run: leave out empty cells; their grid is made'
+    ' first.',
+)  # fmt: skip
 _LEVEL_MAP = flags.DEFINE_bool(
     'level_map', False, 'Also write the octree level that each pixel came from.'
 )
@@ -80,6 +84,13 @@ def main(argv):
       _PATH.value, loaded, num_frames=_NUM_FRAMES.value,
       width=_WIDTH.value, height=_HEIGHT.value, fps=_FPS.value,
   )  # fmt: skip
+  if _OCCUPANCY.value:
+    if not hasattr(loaded, 'with_occupancy'):
+      raise errors.InputError(
+          f'--occupancy: got the store {_WORKDIR.value}, expected a run, whose'
+          ' nodes are all in memory'
+      )
+    loaded = loaded.with_occupancy()
   if hasattr(loaded, 'evict_above'):
     loaded.evict_above = _EVICT_ABOVE.value
   report = film.render_film(
