@@ -29,7 +29,7 @@ _PREVIEW_TARGET = 0.25
 _STOP_BELOW = 1e-3
 # The lowest altitude of films, metres: that of the lowest photos.
 _LOWEST = 42.0
-BLENDS = (0.0, 0.25, 0.5)
+BLENDS = (0.0, 0.25, 0.5, 1.0)
 _FRAMES = 24
 _WIDTH = 96
 
@@ -64,10 +64,10 @@ def _variants(loaded, skipping) -> dict[str, _Variant]:
       'occupancy': _Variant(skipping, exact),
       'colours of what shows': _Variant(loaded, change(exact, **shown)),
       'early stop': _Variant(loaded, change(exact, **shown, **stop)),
-      'tiles of 2 x 2': _Variant(loaded, change(fast, proposal_stride=2)),
       'fast': _Variant(loaded, fast),
       'fast, early stop': _Variant(loaded, change(fast, **stop)),
       'fast, occupancy': _Variant(skipping, fast),
+      'tiles of 4 x 4': _Variant(loaded, change(fast, proposal_stride=4)),
   }
 
 
@@ -242,7 +242,9 @@ def flights(extent: float) -> dict[str, list[cameras_lib.Cameras]]:
   Both keep above the roofs, where drones fly: among walls a picture's error
   changes by itself from frame to frame.
   """
-  heights = _LOWEST * 2.0 ** np.linspace(4, 0, _FRAMES)
+  # From where the highest photos were taken: from farther away a picture shows
+  # ground that no photo did.
+  heights = _LOWEST * 2.0 ** np.linspace(2, 0, _FRAMES)
   zoom = [
       views.camera_at(
           (0.0, -0.2 * h), h, tilt=12.0, heading=0.0, width=_WIDTH
