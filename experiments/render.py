@@ -42,7 +42,7 @@ _FPS = flags.DEFINE_float(
     'fps', 0.0, 'Frames a second; 0 is the default.', lower_bound=0.0
 )
 _FAST = flags.DEFINE_bool(
-    'fast', False, 'Share proposals among pixels; colour only what shows.'
+    'fast', True, 'Share proposals among 2 x 2 pixels; colour only what shows.'
 )
 _OCCUPANCY = flags.DEFINE_bool(
     'occupancy', False, 'Of a run: leave out empty cells; their grid is made'
