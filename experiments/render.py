@@ -57,7 +57,7 @@ _EVICT_ABOVE = flags.DEFINE_float(
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 _LEVEL_BLEND = flags.DEFINE_float(
-    'level_blend', 0.25, 'Share of an octave over which levels fade; 0: none.',
+    'level_blend', 0.5, 'Share of an octave over which levels fade; 0: none.',
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 flags.mark_flags_as_required(['workdir', 'out'])
