@@ -3,8 +3,8 @@
 python -m experiments.bench --suite=train --out=FILE.json
 
 Suites: train (about 5 minutes on two cores), render (2), kernels (2),
-complexity (3; draws FILE.png beside), scaling (3, of which counts only: any
-load will do; draws FILE.png), pictures (2; of --workdir), maps (3; of
+complexity (6; draws FILE.png beside), scaling (3, of which counts only: any
+load will do; draws FILE.png), pictures (3; of --workdir), maps (3; of
 --workdir), canvas (an hour, 40 GB of disk; less with --canvas), out_of_core
 (15; trains configs/out_of_core.py twice), all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,

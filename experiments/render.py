@@ -45,8 +45,12 @@ _FPS = flags.DEFINE_float(
     'fps', 0.0, 'Frames a second; 0 is the default.', lower_bound=0.0
 )
 _FAST = flags.DEFINE_bool(
-    'fast', False, 'Share proposals among pixels; colour only what shows.'
+    'fast', True, 'Share proposals among 2 x 2 pixels; colour only what shows.'
 )
+_OCCUPANCY = flags.DEFINE_bool(
+    'occupancy', False, 'Of a run: leave out empty cells; their grid is made'
+    ' first.',
+)  # fmt: skip
 _LEVEL_MAP = flags.DEFINE_bool(
     'level_map', False, 'Also write the octree level that each pixel came from.'
 )
@@ -56,7 +60,7 @@ _EVICT_ABOVE = flags.DEFINE_float(
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 _LEVEL_BLEND = flags.DEFINE_float(
-    'level_blend', 0.25, 'Share of an octave over which levels fade; 0: none.',
+    'level_blend', 0.5, 'Share of an octave over which levels fade; 0: none.',
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 flags.mark_flags_as_required(['workdir', 'out'])
@@ -83,6 +87,13 @@ def main(argv):
       _PATH.value, loaded, num_frames=_NUM_FRAMES.value,
       width=_WIDTH.value, height=_HEIGHT.value, fps=_FPS.value,
   )  # fmt: skip
+  if _OCCUPANCY.value:
+    if not hasattr(loaded, 'with_occupancy'):
+      raise errors.InputError(
+          f'--occupancy: got the store {_WORKDIR.value}, expected a run, whose'
+          ' nodes are all in memory'
+      )
+    loaded = loaded.with_occupancy()
   if hasattr(loaded, 'evict_above'):
     loaded.evict_above = _EVICT_ABOVE.value
   report = film.render_film(

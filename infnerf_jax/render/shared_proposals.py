@@ -26,7 +26,9 @@ _SPREAD = 0.5
 
 
 def fast(options: render_rays.RenderOptions) -> render_rays.RenderOptions:
-  """Options of pictures in half the time and less, see results/pictures.json.
+  """Options of pictures in two thirds of the time that look the same.
+
+  Measured in results/pictures.json, with larger tiles, which lose some.
 
   Args:
     options: exact ones; what cannot share proposals stays as it is.
@@ -34,7 +36,7 @@ def fast(options: render_rays.RenderOptions) -> render_rays.RenderOptions:
   Returns:
     RenderOptions.
   """
-  stride = 4 if len(options.num_samples) == 2 else 1
+  stride = 2 if len(options.num_samples) == 2 else 1
   return dataclasses.replace(options, proposal_stride=stride, min_weight=1e-3)
 
 

@@ -61,7 +61,7 @@ def _plot_frames(axis, results):
       axis.plot(n, values, color=f'C{i}', marker='.', label=name)
   axis.set(
       xscale='log', xlabel='nodes of the tree', ylabel='CPU seconds',
-      title='A frame of 80 x 60 rays', ylim=(0, None),
+      title='A frame of 320 x 240 rays', ylim=(0, None),
   )  # fmt: skip
   if axis.lines:
     axis.legend(fontsize=8)
