@@ -2,11 +2,11 @@
 
 Rays of the training photos, of all pyramid levels, are rendered once more: what
 each node's densities give to each of them is measured, and what its parent's
-would give in its place. `pruned.json` of a workdir lists the nodes of which both
-is next to nothing, for the checkpoint of one step. Whoever renders, scores or
-exports that checkpoint does without them: their nearest ancestor stands in, as
-for any node that is not resident. The checkpoint itself keeps every row, so that
-the run can go on.
+would give in its place. `pruned.json` of a workdir lists the nodes of which
+both is next to nothing, for the checkpoint of one step. Whoever renders, scores
+or exports that checkpoint does without them: their nearest ancestor stands in,
+as for any node that is not resident. The checkpoint itself keeps every row, so
+that the run can go on.
 """
 
 import functools
