@@ -141,6 +141,7 @@ def base() -> ml_collections.ConfigDict:
   config.logging = logging = ml_collections.ConfigDict()
   logging.log_every = 50  # steps
   logging.tensorboard = False
+  logging.samples_by_node = False  # since the start, in metrics.jsonl
   logging.wandb_project = ''  # Weights & Biases; '': off
   return config
 

@@ -6,11 +6,12 @@ draws the groups in which its rays lie.
 """
 
 import dataclasses
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
 from infnerf_jax import errors
+from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import ray_batches
@@ -58,6 +59,7 @@ def sample_rays(
     observations: observations_lib.Observations | None = None,
     *,
     rays: slice | None = None,
+    focuses: Sequence[focus_lib.Focus] | None = None,
 ) -> ray_batches.RayBatch:
   """Some rays of a step's batch.
 
@@ -68,14 +70,16 @@ def sample_rays(
     step: number of the step, from 0.
     observations: where the photos see sparse points.
     rays: which of the batch's; None: all.
+    focuses: of each group, what to look at more than at other things.
 
   Returns:
     RayBatch of these rays.
   """
+  focuses = focuses or [None] * len(groups)
 
   def draw(group, options):
     return ray_batches.sample_batch(
-        pyramid, groups[group], options, step, observations
+        pyramid, groups[group], options, step, observations, focuses[group]
     )
 
   return rays_of_groups(draw, options, len(groups), rays)

@@ -18,8 +18,8 @@ from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import ray_batches
 from infnerf_jax.training import gradients
 
-# Cells of all photos and pyramid levels, 4 bytes each.
-_MAX_CELLS = 1 << 24
+# Cells of all photos and pyramid levels; a focus takes some 40 bytes for each.
+_MAX_CELLS = 1 << 22
 _GRIDS = (32, 16, 8, 4)
 _BLOCK = 1 << 14
 # Batches that say how much is looked at each node; steps never reach them.

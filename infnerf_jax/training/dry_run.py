@@ -29,7 +29,7 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
   Returns:
     Nodes by level, bytes of memory and disk, seconds.
   """
-  plan = setup.make_plan(config, workdir)
+  plan = setup.make_plan(config, workdir, _num_shards(config))
   rows = node_pool.row_bytes(plan.spec.field)
   size = np.asarray(plan.scene.cameras.width, np.int64) * np.asarray(
       plan.scene.cameras.height, np.int64
@@ -38,11 +38,13 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
   photos = float(np.sum(size)) / plan.downscale**2 * levels * 3
   cached = min(photos, config.data.cache_gb * 1e9)
   by_level = plan.built.report['nodes_by_level']
-  training = plan.num_slots * rows['training']
+  training, resident = plan.num_slots * rows['training'], plan.num_slots
   if plan.capacity:
-    # A store of all nodes, old and new versions between two commits.
+    # A store of all nodes in three versions: what a reader may look at, what is
+    # committed, and what changed since.
     training = plan.capacity.bytes
-    kept = 2 * sum(by_level) * rows['training']
+    resident = plan.capacity.num_rows
+    kept = 3 * sum(by_level) * rows['training']
   else:
     kept = (config.checkpoints_kept + 1) * training
   result = {
@@ -54,7 +56,7 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
           max(plan.num_slots, sum(by_level)) * rows['parameters']
       ),
       'training_bytes': training,
-      'resident_nodes': min(plan.num_slots, sum(by_level)),
+      'resident_nodes': min(resident, sum(by_level)),
       'photo_cache_bytes': int(cached),
       'disk_bytes': int(cached + kept),
       'disk_free_bytes': shutil.disk_usage(_existing(workdir)).free,
@@ -69,6 +71,13 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
     num_steps = config.num_steps - done
     result['seconds'] = compile_seconds + num_steps * step_seconds
   return result
+
+
+def _num_shards(config) -> int:
+  """Node shards of the run, which may be meant for other machines."""
+  if config.devices.node or not config.devices.data:
+    return config.devices.node or 1
+  return max(1, jax.device_count() // config.devices.data)
 
 
 def _existing(path):

@@ -15,7 +15,7 @@ import numpy as np
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_evaluation, scene_model
-from infnerf_jax.render import render_rays
+from infnerf_jax.render import render_rays, stand_ins
 from infnerf_jax.sharding import exchange
 from infnerf_jax.training import optimizer
 
@@ -150,6 +150,11 @@ def rehearse(
       key, nodes, soon, spec, rays, t, policy
   )
   takes_over = (new_id != old_id) & (new_slot >= 0) & (samples.slot >= 0)
+  if soon.active is not None:
+    # What is an absent descendant's is not for its ancestor to learn.
+    own = stand_ins.whole_tree(soon)
+    own_id = _relocate(key, nodes, own, spec, rays, t, policy)[0]
+    takes_over &= own_id == new_id
   slot = jnp.where(takes_over, new_slot, -1).reshape(-1)
   old_slot = jnp.where(takes_over, old_slot, -1).reshape(-1)
   position = position.reshape(-1, 3)

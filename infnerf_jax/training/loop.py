@@ -158,7 +158,7 @@ def train(config, workdir, *, hooks: Hooks = Hooks()) -> Trained:
                 before_config=lambda: extension.begin(config, workdir),
             )
         )
-      run = setup.prepare_run(config, workdir)
+      run = setup.prepare_run(config, workdir, shape[1])
       if processes.is_first():
         run_files.write(workdir, run)
     paged = out_of_core.make_route(config, workdir, run, shape)
@@ -167,7 +167,8 @@ def train(config, workdir, *, hooks: Hooks = Hooks()) -> Trained:
       with paged:
         state = paged.start(None)
         _run_steps(config, workdir, run, paged, paged, state, hooks)
-      return Trained(run, None, out_of_core.store_of(workdir))
+      store = out_of_core.store_of(workdir) if processes.is_first() else None
+      return Trained(run, None, store)
     route = mesh_route.make_route(config, run, shape)
     manager = checkpoint.CheckpointManager(
         workdir / 'checkpoints', keep=config.checkpoints_kept
@@ -295,9 +296,9 @@ def _maybe_hook(config, hooks, run, manager, route, state, done, log, workdir):
       # Hooks look at what the store holds, not at what is resident.
       manager.save(done, whole)
       whole = None
-    if validates:
+    if validates and processes.is_first():
       log.write({'step': done, **hooks.validate(run, whole)})
-    if previews:
+    if previews and processes.is_first():
       hooks.preview(run, whole, done, workdir)
   # The others do not wait in the middle of a step, where waits have limits.
   processes.barrier(f'hook {done}')

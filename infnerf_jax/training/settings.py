@@ -214,4 +214,5 @@ def step_options(config) -> options_lib.StepOptions:
       ),
       growth_rehearsal=round(config.growth_rehearsal * length),
       refine_poses=config.refine_poses,
+      count_by_node=config.logging.samples_by_node,
   )

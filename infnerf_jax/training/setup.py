@@ -103,12 +103,13 @@ def load_scenes(config, workdir) -> joining.Joined:
   )
 
 
-def make_plan(config, workdir) -> Plan:
+def make_plan(config, workdir, num_shards: int = 1) -> Plan:
   """Reads the scene and builds the octree; decodes no photo.
 
   Args:
     config: checked config.
     workdir: for the embedded city.
+    num_shards: node shards that the tree is dealt out to.
 
   Returns:
     Plan.
@@ -123,10 +124,10 @@ def make_plan(config, workdir) -> Plan:
     base = run_files.read(extension.folder)
     return _plan_of_extension(config, joined, extension, base)
   downscale = settings.training_downscale(config, joined.scene.cameras)
-  return _plan_of_scene(config, joined, downscale)
+  return _plan_of_scene(config, joined, downscale, num_shards)
 
 
-def _plan_of_scene(config, joined, downscale) -> Plan:
+def _plan_of_scene(config, joined, downscale, num_shards) -> Plan:
   built = build.build_octree(
       joined.scene, settings.build_options(config), pixel_size=downscale
   )
@@ -137,6 +138,7 @@ def _plan_of_scene(config, joined, downscale) -> Plan:
       num_nodes,
       max_memory_gb=config.max_memory_gb,
       num_slots=config.num_slots,
+      num_shards=num_shards,
   )
   num_slots = capacity.num_slots if capacity else config.num_slots or num_nodes
   return Plan(joined.scene, joined, downscale, built, spec, num_slots, capacity)
@@ -194,12 +196,13 @@ def _observations(config, plan: Plan):
   return observations_lib.point_observations(plan.scene, plan.built.sample_aabb)
 
 
-def prepare_run(config, workdir) -> Run:
+def prepare_run(config, workdir, num_shards: int = 1) -> Run:
   """Everything before the first step.
 
   Args:
     config: checked config.
     workdir: the photo cache lies in it.
+    num_shards: node shards that the tree is dealt out to.
 
   Returns:
     Run.
@@ -207,7 +210,7 @@ def prepare_run(config, workdir) -> Run:
   Raises:
     InputError: bad scene, photos or config.
   """
-  plan = make_plan(config, workdir)
+  plan = make_plan(config, workdir, num_shards)
   pyramid, usable, damaged = pyramid_lib.build(
       plan.scene,
       pathlib.Path(workdir) / 'cache',
@@ -220,7 +223,7 @@ def prepare_run(config, workdir) -> Run:
     # The damaged photos' cameras must not shape the tree either.
     joined = joining.select_photos(plan.joined, usable)
     if plan.extension is None:
-      plan = _plan_of_scene(config, joined, plan.downscale)
+      plan = _plan_of_scene(config, joined, plan.downscale, num_shards)
     else:
       plan = _plan_of_extension(config, joined, plan.extension, plan.base)
   split = _split(config, plan)

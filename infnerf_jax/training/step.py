@@ -35,7 +35,8 @@ class StepMetrics(NamedTuple):
     samples_evaluated: [data shards, node shards] int32, samples that each
       device evaluated in all rounds and priors, rehearsal apart.
     samples_of_node: [2, N] int32, samples of the last round in each node, and
-      those of them that train it; None where all nodes are resident.
+      those of them that train it; None where all nodes are resident and
+      nobody asked.
   """
 
   loss: jax.Array
@@ -262,9 +263,12 @@ def compute_gradients(
       shard, sample_counts.by_level(samples, spec.max_level)
   )
   metrics['samples_evaluated'] = _count_evaluated(shard, rounds, prior)
-  metrics['samples_of_node'] = sample_counts.by_node(
-      samples, surroundings.joins.shape[0]
+  of_node = sample_counts.by_node(
+      samples,
+      surroundings.joins.shape[0],
+      always=options.count_by_node,
   )
+  metrics['samples_of_node'] = exchange.sum_over_data(shard, of_node)
   mlp = exchange.sum_rows(shard, mlp)
   dense = exchange.sum_over_all(shard, grads['dense'])
   num_rows = nodes['table'].shape[0]

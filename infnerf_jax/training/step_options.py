@@ -41,6 +41,7 @@ class StepOptions:
     growth_steps: steps at which levels of the octree join.
     growth_rehearsal: steps for which nodes rehearse before they join.
     refine_poses: whether the photos' poses are learned too.
+    count_by_node: whether samples are counted by node where all are resident.
   """
 
   lambda_rgb: float = 1.0
@@ -73,3 +74,4 @@ class StepOptions:
   growth_steps: tuple[int, ...] = ()
   growth_rehearsal: int = 0
   refine_poses: bool = False
+  count_by_node: bool = False

@@ -1,7 +1,8 @@
 """Lines of nodes along a curve, and windows that slide along them.
 
 Each level has a track of its own, as far as the slots go round; levels in which
-more rays end get wider windows.
+more rays end get wider windows. Of several node shards each has such lines of
+its own nodes.
 """
 
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Track(NamedTuple):
     nodes: [n] in line.
     window: nodes that are resident at a time.
     exchange: most that a stage takes in.
-    first_slot: of the window's `window + exchange`.
+    first_slot: of the window's `window + exchange`, a row of all shards'.
   """
 
   nodes: np.ndarray
@@ -62,6 +63,29 @@ def tour(
   place = (center + _SHIFTS[variant % len(_SHIFTS)]) / 2
   cell = (place * 2**_CURVE_LEVELS).astype(np.int64)
   return nodes[np.lexsort((octree.level[nodes], tree_lib.morton_code(cell)))]
+
+
+def owners(octree: tree_lib.Octree, num_shards: int) -> np.ndarray:
+  """Which node shard has which nodes, whatever the step.
+
+  Neighbours along a level's curve take turns. So at equal places in their lines
+  the windows of all shards lie side by side, as one wide window, and each has
+  its part of what ends there.
+
+  Args:
+    octree: tree.
+    num_shards: D.
+
+  Returns:
+    [N] int32.
+  """
+  shard = np.zeros(octree.num_nodes, np.int32)
+  turn = 0
+  for level in np.unique(octree.level):
+    nodes = tour(octree, np.flatnonzero(octree.level == level))
+    shard[nodes] = (turn + np.arange(len(nodes))) % num_shards
+    turn += len(nodes)
+  return shard
 
 
 def _share_slots(sizes, masses, num_slots) -> list[int] | None:
@@ -124,9 +148,9 @@ def deal_out(
   return whole, moving
 
 
-def num_stages(moving: list[tuple[np.ndarray, int]]) -> int:
-  """Stages of a round of tracks as `deal_out` gives them."""
+def num_stages(moving: list[tuple[np.ndarray, int, int]]) -> int:
+  """Stages of a round of tracks of (nodes, slots, first slot)."""
   return max(
       -(-len(nodes) // max(1, int(_EXCHANGE * slots)))
-      for nodes, slots in moving
+      for nodes, slots, _ in moving
   )
