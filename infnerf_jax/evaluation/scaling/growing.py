@@ -174,7 +174,7 @@ def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
     config: of a small run.
     tiny: for tests.
   """
-  base_steps, more_steps = (40, 60) if tiny else (1500, 900)
+  base_steps, more_steps = (40, 60) if tiny else (1000, 600)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     west, east = two_fields(folder, tiny=tiny)
