@@ -69,9 +69,10 @@ def base() -> ml_collections.ConfigDict:
   config.min_points = 0
   config.min_cameras = 3
   config.max_nodes = 4096
-  # When a run ends, nodes that nowhere hide more than this of what lies behind
-  # them go, where their parents hide no more; 0: none. May differ on resume.
-  config.prune_opacity = 0.004
+  # When a run ends, nodes that give no training ray more than this share of its
+  # colour go, where their parents would give no more; 0: none. May differ on
+  # resume.
+  config.prune_share = 0.02
   # Nodes that are resident at a time; 0: as many as max_memory_gb holds.
   config.num_slots = 0
 

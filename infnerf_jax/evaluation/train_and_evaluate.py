@@ -101,19 +101,37 @@ def score(
   return result
 
 
-def _pruned(config, workdir, trained: loop.Trained) -> loop.Trained:
-  """The trained run without the nodes in which there is nothing."""
-  if not config.prune_opacity:
+def without_empty_nodes(config, workdir, trained: loop.Trained) -> loop.Trained:
+  """The trained run without the nodes in which there is nothing.
+
+  Args:
+    config: of the run.
+    workdir: its folder, for the report.
+    trained: of the run.
+
+  Returns:
+    Trained, whose tree does without them.
+  """
+  if not config.prune_share:
     pruning.forget(workdir)
-  if not config.prune_opacity or trained.state is None:
+  if not config.prune_share or trained.state is None:
     return trained
   run, step = trained.run, int(trained.state.step)
   octree = run.plan.built.octree
+  num_levels = run.pyramid.sizes.shape[1]
+  views = pruning.spread_views(
+      run.surroundings.cameras,
+      run.plan.scene.cameras,
+      run.split.train,
+      [run.plan.downscale * 2.0**level for level in range(num_levels)],
+  )
   report = pruning.find_empty(
       octree,
       trained_model(run, trained.state),
       run.plan.spec,
-      max_opacity=config.prune_opacity,
+      run.render_options,
+      views,
+      max_share=config.prune_share,
       step=step,
   )
   pruning.write(workdir, report)
@@ -160,7 +178,9 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
     store.close()
 
   hooks = loop.Hooks(validate=validate, preview=preview)
-  trained = _pruned(config, workdir, loop.train(config, workdir, hooks=hooks))
+  trained = without_empty_nodes(
+      config, workdir, loop.train(config, workdir, hooks=hooks)
+  )
   rows = trained.run.split.test
   elsewhere = trained.state is None and trained.store is None
   if elsewhere or not len(rows):

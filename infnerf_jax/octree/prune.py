@@ -2,7 +2,7 @@
 
 A sample of a node that is gone goes to its deepest ancestor that stays. So a
 node may go where it is empty and that ancestor is empty there too; nodes with a
-child that stays, stay.
+child that stays, stay, and so does what nobody has looked at.
 """
 
 from typing import Callable, NamedTuple
@@ -12,35 +12,45 @@ import numpy as np
 from infnerf_jax.octree import tree as tree_lib
 
 
+class Shares(NamedTuple):
+  """What nodes give to the rays that pass through them; N nodes.
+
+  Attributes:
+    own: [N] float64 the largest share of a ray's colour that a node gives.
+    stand_in: [N] float64 that its parent would give there in its place.
+    seen: [N] bool whether any ray has a sample there.
+  """
+
+  own: np.ndarray
+  stand_in: np.ndarray
+  seen: np.ndarray
+
+
 class Pruned(NamedTuple):
   """What may go.
 
   Attributes:
     gone: [N] bool.
-    opacity: [N] float64 of each node by its own field, NaN: not looked at.
-    stand_in_opacity: [N] float64 of the ancestor that would stand in for it,
-      in its box, NaN: not looked at.
+    shares: as they were when each node was looked at, NaN: it was not.
   """
 
   gone: np.ndarray
-  opacity: np.ndarray
-  stand_in_opacity: np.ndarray
+  shares: Shares
 
 
 def empty_nodes(
     octree: tree_lib.Octree,
-    measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    measure: Callable[[np.ndarray], Shares],
     *,
-    max_opacity: float,
+    max_share: float,
     candidates: np.ndarray | None = None,
 ) -> Pruned:
   """Empty nodes, from the deepest level up.
 
   Args:
     octree: tree.
-    measure: ([K] nodes, [K] nodes or ancestors of theirs) to the [K] opacities
-      of the boxes of the first by the fields of the second.
-    max_opacity: below it a node is empty.
+    measure: [N] bool nodes that are gone to Shares without them.
+    max_share: a node that gives less to every ray is empty.
     candidates: [N] bool nodes that have a field of their own, None: all.
 
   Returns:
@@ -48,8 +58,11 @@ def empty_nodes(
   """
   num_nodes = octree.num_nodes
   gone = np.zeros(num_nodes, bool)
-  opacity = np.full(num_nodes, np.nan)
-  stand_in_opacity = np.full(num_nodes, np.nan)
+  found = Shares(
+      np.full(num_nodes, np.nan),
+      np.full(num_nodes, np.nan),
+      np.zeros(num_nodes, bool),
+  )
   if candidates is None:
     candidates = np.ones(num_nodes, bool)
   for level in range(octree.num_levels - 1, 0, -1):
@@ -59,12 +72,9 @@ def empty_nodes(
     rows = rows[~stays.any(axis=1)]
     if not len(rows):
       continue
-    opacity[rows] = measure(rows, rows)
-    rows = rows[opacity[rows] < max_opacity]
-    if not len(rows):
-      continue
-    # What stood in for descendants that are gone would go with them: their
-    # boxes are parts of this one, which the ancestor is asked for as a whole.
-    stand_in_opacity[rows] = measure(rows, octree.parent[rows])
-    gone[rows] = stand_in_opacity[rows] < max_opacity
-  return Pruned(gone, opacity, stand_in_opacity)
+    shares = measure(gone)
+    for kept, new in zip(found, shares, strict=True):
+      kept[rows] = new[rows]
+    empty = np.maximum(found.own[rows], found.stand_in[rows]) < max_share
+    gone[rows] = empty & found.seen[rows]
+  return Pruned(gone, found)

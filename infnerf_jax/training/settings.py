@@ -43,7 +43,7 @@ _ZERO_OR_MORE = (
     'min_gsd',
     'scene_bound',
     'root_octaves',
-    'prune_opacity',
+    'prune_share',
     'num_slots',
     'data.downscale',
     'data.cache_gb',

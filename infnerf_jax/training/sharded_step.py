@@ -42,9 +42,7 @@ def state_specs(options: options_lib.StepOptions) -> state_lib.TrainState:
 def surroundings_specs() -> gradients.Surroundings:
   """Partition specs of sharded Surroundings (a prefix of their pytree)."""
   tree = scene_model.TreeArrays(_ALL, _ALL, exchange.Shard(_ROWS, _ALL), _ALL)
-  return gradients.Surroundings(
-      tree, _ALL, _ALL, _ALL, _ALL, _ALL, learners=_ALL
-  )
+  return gradients.Surroundings(tree, _ALL, _ALL, _ALL, _ALL, _ALL, _ALL)
 
 
 def place(x, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec):

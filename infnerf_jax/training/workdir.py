@@ -26,7 +26,7 @@ MAY_DIFFER = (
     # More may be added to a finished run: `training.extension` sees to it.
     'data.extra_paths',
     'checkpoint_every',
-    'prune_opacity',
+    'prune_share',
     'max_memory_gb',
     'devices',
     'devices.',

@@ -99,6 +99,10 @@ def _series():
               ('from scratch', 0.8),
           )
       },
+      'pruning': {
+          'num_steps': 9, 'before': {'psnr': 20.0}, 'after': {'psnr': 19.99},
+          'report': {'num_nodes': 73, 'num_pruned': 11, 'num_not_seen': 18},
+      },
       'extension': {
           'base_steps': 10, 'more_steps': 5, 'photos': [3, 2],
           'nodes_before': 8, 'nodes_after': 11, 'nodes_untouched': 4,
@@ -141,6 +145,7 @@ def test_rows_and_picture_say_what_was_measured(tmp_path):
   assert rows['scaling/extension/new test photos'].ratio == -1.0
   same = 'scaling/extension/nodes that nothing new touches, same bytes'
   assert passed[same] is True
+  assert passed['scaling/pruning/test photos'] is True
   suite.plot(_series(), tmp_path / 'plot.png')
   assert 10_000 < (tmp_path / 'plot.png').stat().st_size < 300_000
 

@@ -102,9 +102,7 @@ def test_exceeding_capacity_costs_one_compilation():
   )[0]
   state = run(run(tiny.state(GROWING), 0, num_nodes), 1, num_nodes)
   larger = tiny.state(GROWING, num_slots=num_nodes + 3)
-  fill = lambda new, old: (
-      new.at[: old.shape[0]].set(old) if old.ndim else old
-  )
+  fill = lambda new, old: (new.at[: old.shape[0]].set(old) if old.ndim else old)
   state = jax.tree.map(fill, larger, state)
   for k in range(2, 5):
     state = run(state, k, num_nodes + 3)

@@ -14,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from infnerf_jax import json_files
 from infnerf_jax.evaluation import train_and_evaluate
 from infnerf_jax.octree import extend
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.scene import readers, synthesize, write
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.storage import leaves
-from infnerf_jax.training import loop, metrics_log
+from infnerf_jax.training import loop, metrics_log, pruning
 from infnerf_jax.training import workdir as workdir_lib
 
 _SCHEDULE = (0.1, 0.2, 0.3, 0.4)
@@ -173,7 +174,7 @@ def measure_extension(config, *, tiny: bool = False) -> dict[str, Any]:
     config: of a small run.
     tiny: for tests.
   """
-  base_steps, more_steps = (40, 60) if tiny else (1500, 900)
+  base_steps, more_steps = (40, 60) if tiny else (1000, 600)
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     west, east = two_fields(folder, tiny=tiny)
@@ -255,3 +256,33 @@ def _both_scores(config, base, both) -> dict[str, Any]:
           config, both, test[test >= count]
       ),
   }
+
+
+def measure_pruning(config, *, tiny: bool = False) -> dict[str, Any]:
+  """A tree of all nodes down to a level, with and without the empty ones.
+
+  Args:
+    config: of a small run.
+    tiny: for tests.
+  """
+  num_steps = 40 if tiny else 800
+  with tempfile.TemporaryDirectory() as folder:
+    folder = pathlib.Path(folder)
+    scene = _city(folder / 'scene', num_photos=24 if tiny else 64)
+    config = _config(config, scene, num_steps=num_steps)
+    config.update(use_pruning=False, max_depth=2, grid_size=64, root_octaves=0)
+    trained, _ = _train(config, folder / 'run')
+    start = time.process_time()
+    pruned = train_and_evaluate.without_empty_nodes(
+        config, folder / 'run', trained
+    )
+    seconds = time.process_time() - start
+    report = json_files.read_json(folder / 'run' / pruning.REPORT)
+    test = trained.run.split.test
+    return {
+        'num_steps': num_steps,
+        'cpu_seconds': seconds,
+        'before': _scores(config, trained, test),
+        'after': _scores(config, pruned, test),
+        'report': report,
+    }

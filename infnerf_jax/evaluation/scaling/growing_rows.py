@@ -9,6 +9,7 @@ from infnerf_jax.evaluation.bench import harness
 # Photometric loss behind a step of growth over that before it.
 _JUMP_TARGET = 1.1
 _FORGET_TARGET = 0.3  # dB of old photos
+_PRUNING_TARGET = 0.05  # dB
 _SCRATCH = 'from scratch'
 _GROWTH = 'growth'
 
@@ -95,6 +96,29 @@ def extension_rows(measured: dict[str, Any]) -> list[harness.Row]:
       ),
   ]  # fmt: skip
   return rows
+
+
+def pruning_rows(measured: dict[str, Any]) -> list[harness.Row]:
+  """Of `growing.measure_pruning`."""
+  report = measured['report']
+  before, after = measured['before']['psnr'], measured['after']['psnr']
+  note = (
+      f'all {report["num_nodes"]} nodes of three levels,'
+      f' {measured["num_steps"]} steps; {report["num_not_seen"]} were not seen'
+  )
+  return [
+      harness.make_row(
+          'scaling/pruning/nodes that went', report['num_pruned'], 'nodes',
+          reference=report['num_nodes'],
+          ratio=report['num_pruned'] / report['num_nodes'], note=note,
+          detail=measured,
+      ),
+      harness.make_row(
+          'scaling/pruning/test photos', after, 'dB', reference=before,
+          ratio=abs(after - before), target=_PRUNING_TARGET, rule='<=',
+          note='without them; reference: with them, ratio: difference',
+      ),
+  ]  # fmt: skip
 
 
 def plot_growth(axis, measured: dict[str, Any]) -> None:

@@ -83,6 +83,7 @@ def measure(*, tiny: bool = False, config=None) -> dict[str, Any]:
     grown = {
         'growth': growing.measure_growth(config, tiny=tiny),
         'extension': growing.measure_extension(config, tiny=tiny),
+        'pruning': growing.measure_pruning(config, tiny=tiny),
     }
   return {
       'partitions': partitions,
@@ -232,6 +233,7 @@ def rows(series: dict[str, Any]) -> list[harness.Row]:
   if 'growth' in series:
     grown += growing_rows.growth_rows(series['growth'])
     grown += growing_rows.extension_rows(series['extension'])
+    grown += growing_rows.pruning_rows(series['pruning'])
   return [
       *grown,
       *_partition_rows(series),
