@@ -104,11 +104,11 @@ def _by_place(window) -> np.ndarray:
   return np.minimum(place + 1.0, window - place) / (window + 1)
 
 
-def _weights(tracks, stage, num_stages, num_nodes) -> np.ndarray:
+def _weights(tracks, stage, num_nodes) -> np.ndarray:
   """[N] weights by place in a stage's windows, 0 where not resident."""
   weight = np.zeros(num_nodes)
   for track in tracks:
-    start = track.start(stage, num_stages)
+    start = track.start(stage)
     _, nodes = track.rows(start, start + track.window)
     weight[nodes] = _by_place(track.window)
   return weight
@@ -194,16 +194,9 @@ def make_phase(
     ones = np.ones(octree.num_nodes)
     ends = np.array([last])
     return Phase(first, last, *stays, (), ones, np.ones(1), ends)
-  num_stages = tracks_lib.num_stages(lines.moving)
-  tracks = []
-  for nodes, slots, first_slot in lines.moving:
-    exchange = -(-len(nodes) // num_stages)
-    tracks.append(
-        tracks_lib.Track(nodes, slots - exchange, exchange, first_slot)
-    )
-  weights = functools.partial(
-      _weights, tracks, num_stages=num_stages, num_nodes=octree.num_nodes
-  )
+  tracks = tracks_lib.make_tracks(octree, lines.moving, variant)
+  num_stages = len(tracks[0].passed)
+  weights = functools.partial(_weights, tracks, num_nodes=octree.num_nodes)
   turns = sum(weights(stage) for stage in range(num_stages))
   turns = np.maximum(turns, 1e-12)
   drawn = np.array(
@@ -214,7 +207,7 @@ def make_phase(
   ends = first + np.round((last - first) * share).astype(np.int64)
   # Over a round a node's rays add up to its own share of all rays.
   scale = drawn.sum() / np.maximum(drawn, 1e-12)
-  return Phase(first, last, *stays, tuple(tracks), turns, scale, ends)
+  return Phase(first, last, *stays, tracks, turns, scale, ends)
 
 
 class Plan:
@@ -298,11 +291,11 @@ class Plan:
     node_of_slot[phase.pinned_slots] = phase.pinned
     coming = []
     for track in phase.tracks:
-      start = track.start(index, num_stages)
+      start = track.start(index)
       slots, nodes = track.rows(start, start + track.window)
       node_of_slot[slots] = nodes
       if index + 1 < num_stages:
-        after = track.start(index + 1, num_stages)
+        after = track.start(index + 1)
         rows = track.rows(start + track.window, after + track.window)
         part = np.arange(len(rows[0])) / max(len(rows[0]), 1)
         coming += zip(part, *map(np.ndarray.tolist, rows), strict=True)
@@ -323,9 +316,7 @@ class Plan:
 
   def _weight(self, phase, index):
     """[N] weight of rays by the node in which they end."""
-    weight = _weights(
-        phase.tracks, index, len(phase.ends), self.octree.num_nodes
-    )
+    weight = _weights(phase.tracks, index, self.octree.num_nodes)
     weight *= phase.scale[index] / phase.turns
     weight[phase.pinned] = 1.0
     return weight[phase.stand_for]

@@ -26,16 +26,18 @@ class Track(NamedTuple):
     window: nodes that are resident at a time.
     exchange: most that a stage takes in.
     first_slot: of the window's `window + exchange`, a row of all shards'.
+    passed: [S] nodes that the middle of each stage's window has passed.
   """
 
   nodes: np.ndarray
   window: int
   exchange: int
   first_slot: int
+  passed: np.ndarray
 
-  def start(self, stage: int, num_stages: int) -> int:
+  def start(self, stage: int) -> int:
     """Place at which a stage's window begins; places go on round the line."""
-    return stage * len(self.nodes) // num_stages - self.window // 2
+    return int(self.passed[stage]) - self.window // 2
 
   def rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """(slots, nodes) of places."""
@@ -57,12 +59,15 @@ def tour(
   Returns:
     [n] the same, sorted.
   """
+  return nodes[np.argsort(_along(octree, nodes, variant), kind='stable')]
+
+
+def _along(octree, nodes, variant):
+  """[n] int64 places of nodes' centres on a curve."""
   side = 0.5 ** octree.level[nodes].astype(np.float64)[:, None]
   center = (octree.coord[nodes] + 0.5) * side
-  # Room for the shift; ties between a node and its children by level.
-  place = (center + _SHIFTS[variant % len(_SHIFTS)]) / 2
-  cell = (place * 2**_CURVE_LEVELS).astype(np.int64)
-  return nodes[np.lexsort((octree.level[nodes], tree_lib.morton_code(cell)))]
+  place = (center + _SHIFTS[variant % len(_SHIFTS)]) / 2  # room for the shift
+  return tree_lib.morton_code((place * 2**_CURVE_LEVELS).astype(np.int64))
 
 
 def owners(octree: tree_lib.Octree, num_shards: int) -> np.ndarray:
@@ -148,9 +153,39 @@ def deal_out(
   return whole, moving
 
 
-def num_stages(moving: list[tuple[np.ndarray, int, int]]) -> int:
-  """Stages of a round of tracks of (nodes, slots, first slot)."""
-  return max(
-      -(-len(nodes) // max(1, int(_EXCHANGE * slots)))
-      for nodes, slots, _ in moving
+def make_tracks(
+    octree: tree_lib.Octree,
+    moving: list[tuple[np.ndarray, int, int]],
+    variant: int,
+) -> tuple[Track, ...]:
+  """Windows that are at the same place of the curve at the same time.
+
+  A stage goes on along the curve until one of them has taken in as many nodes
+  as it can.
+
+  Args:
+    octree: tree.
+    moving: (nodes in line, slots, first slot) of each track.
+    variant: of the curve.
+
+  Returns:
+    Tracks with as many stages each.
+  """
+  exchange = [max(1, int(_EXCHANGE * slots)) for _, slots, _ in moving]
+  track = np.repeat(np.arange(len(moving)), [len(n) for n, _, _ in moving])
+  nodes = np.concatenate([nodes for nodes, _, _ in moving])
+  order = np.argsort(_along(octree, nodes, variant), kind='stable')
+  passed, taken = np.zeros(len(moving), np.int64), [0] * len(moving)
+  stages = [passed.copy()]
+  for t in track[order].tolist():
+    if taken[t] == exchange[t]:
+      passed += taken
+      stages.append(passed.copy())
+      taken = [0] * len(moving)
+    taken[t] += 1
+  return tuple(
+      Track(nodes, slots - most, most, first, np.array(at))
+      for (nodes, slots, first), most, at in zip(
+          moving, exchange, np.stack(stages, axis=1), strict=True
+      )
   )
