@@ -5,14 +5,14 @@ import shutil
 from typing import NamedTuple
 
 import numpy as np
-import pycolmap
 
 from infnerf_jax.capture import (
-    georeference,
-    ground_control,
-    similarity,
-    structure,
+  georeference,
+  ground_control,
+  similarity,
+  structure,
 )
+from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import colmap, validate
 from infnerf_jax.scene import scene as scene_lib
 

@@ -123,13 +123,17 @@ def _walk(command, folder):
   """A client of the viewer gets a picture."""
   process = subprocess.Popen(
       _arguments(command, folder=folder), cwd=_ROOT, text=True,
-      stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': str(_ROOT)},
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env={**os.environ, 'PYTHONPATH': str(_ROOT)},
   )  # fmt: skip
   try:
     address = re.search(r'127\.0\.0\.1:(\d+)', process.stdout.readline())
     with socket_client.Client(int(address[1])) as client:
       client.look((0.0, -9.0, 6.0), (0.0, 0.0, 0.0))
-      assert client.picture().size
-  finally:
+      assert client.picture(seconds=120.0).size
     process.terminate()
+    assert process.wait(timeout=60) == 143  # ends in order
+    assert process.stderr.read().strip() == 'terminated'
+  finally:
+    process.kill()
     process.wait(timeout=60)
