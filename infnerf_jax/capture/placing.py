@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from infnerf_jax.capture import (
-  georeference,
-  ground_control,
-  similarity,
-  structure,
+    georeference,
+    ground_control,
+    similarity,
+    structure,
 )
 from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import colmap, validate

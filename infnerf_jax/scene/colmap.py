@@ -14,11 +14,11 @@ import numpy as np
 from infnerf_jax import errors
 from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import (
-  camera_models,
-  colmap_check,
-  photo_files,
-  scene,
-  validate,
+    camera_models,
+    colmap_check,
+    photo_files,
+    scene,
+    validate,
 )
 
 

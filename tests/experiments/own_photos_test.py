@@ -28,8 +28,10 @@ _SMALLER = {
     'configs/aerial.py': 'configs/aerial.py:quicktest',
 }
 _MORE = {
-    'train': '--config.num_steps=500 --config.batch_size=1024'
-    ' --config.data.max_width=160',
+    'train': (
+        '--config.num_steps=500 --config.batch_size=1024'
+        ' --config.data.max_width=160'
+    ),
     'orthophoto': '--bounds={bounds}',
     'render': '--num_frames=3 --width=64',
     'view': '--port=0',
