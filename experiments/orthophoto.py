@@ -78,8 +78,11 @@ def main(argv):
   loaded = infnerf_jax.load(_WORKDIR.value)
   cap = _MAX_MEMORY_GB.value or loaded.config['max_memory_gb'] or None
   pixels = map_pixels.FieldPixels(
-      loaded, appearance=_APPEARANCE.value, max_memory_gb=cap,
-      supersampling=_SUPERSAMPLING.value, min_photos=_MIN_PHOTOS.value,
+      loaded,
+      appearance=_APPEARANCE.value,
+      max_memory_gb=cap,
+      supersampling=_SUPERSAMPLING.value,
+      min_photos=_MIN_PHOTOS.value,
   )
   tile_size, cache_bytes = map_pixels.memory_plan(cap)
   job = orthophoto.plan_map(

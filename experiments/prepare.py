@@ -57,9 +57,12 @@ def _options() -> prepare.Options:
       overwrite=_OVERWRITE.value,
       keep_work=_KEEP_WORK.value,
       sfm=structure.Options(
-          _MAX_SIZE.value, _MAX_FEATURES.value, _THREADS.value,
-          _MAPPING.value, _DEVICE.value,
-      ),  # fmt: skip
+          _MAX_SIZE.value,
+          _MAX_FEATURES.value,
+          _THREADS.value,
+          _MAPPING.value,
+          _DEVICE.value,
+      ),
       gcp=pathlib.Path(_GCP.value) if _GCP.value else None,
       gcp_check=tuple(_GCP_CHECK.value),
       frames=video.Options(_OVERLAP.value, _MAX_FRAMES.value),

@@ -9,7 +9,10 @@ import sys
 import pytest
 
 from infnerf_jax import errors
+from infnerf_jax.capture import prepare
+from infnerf_jax.products import film_journal, map_files, web_tiles
 from infnerf_jax.scene import write
+from tests.capture import builders as capture_builders
 from tests.scene import builders
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -81,3 +84,18 @@ def test_commands_end_with_status_2(tmp_path):
       'export', f'--out={tmp_path / "a.ply"}', '--kind=splats',
       words=['splats', 'points'],
   )  # fmt: skip
+
+
+def test_places_that_cannot_be_written_are_found_before_the_work(tmp_path):
+  for name in 'ab':
+    capture_builders.photo(tmp_path / 'in' / f'{name}.jpg')
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(errors.InputError, match='file.*can be written'):
+    prepare.prepare(tmp_path / 'in', tmp_path / 'file' / 'scene')
+  with pytest.raises(errors.InputError, match='--out: .*can be written'):
+    map_files.check_out(tmp_path / 'file' / 'map.tif')
+  with pytest.raises(errors.InputError, match='--xyz: .*can be written'):
+    web_tiles.check_folder(tmp_path / 'file' / 'tiles')
+  with pytest.raises(errors.InputError, match='can be written'):
+    with film_journal.FilmJournal(tmp_path / 'file', 'job'):
+      pass

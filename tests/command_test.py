@@ -118,3 +118,25 @@ def test_synthesize_says_what_it_would_do(tmp_path):
   assert '30 photos' in done.stdout and not out.exists()
   done = run(f'--out={out}', '--altitudes=low')
   assert done.returncode == 2 and 'altitudes' in done.stderr
+
+
+def test_sigterm_ends_in_order_also_after_colmap_was_imported():
+  code = (
+      'import signal, os, time\n'
+      'from absl import flags\n'
+      'from infnerf_jax import command\n'
+      'def main(argv):\n'
+      '  from infnerf_jax.scene import readers\n'
+      '  try:\n'
+      '    os.kill(os.getpid(), signal.SIGTERM)\n'
+      '    time.sleep(5)\n'
+      '  finally:\n'
+      '    print("cleaned up")\n'
+      'command.run(main)\n'
+  )
+  done = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, cwd=_ROOT
+  )
+  assert done.returncode == 143
+  assert 'cleaned up' in done.stdout
+  assert done.stderr.strip() == 'terminated'

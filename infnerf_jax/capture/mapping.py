@@ -4,10 +4,9 @@ import os
 import pathlib
 import shutil
 
-import pycolmap
-
 from infnerf_jax import json_files, progress
 from infnerf_jax.capture import structure
+from infnerf_jax.geometry.colmap_library import pycolmap
 
 _DONE = 'mapping.json'
 

@@ -5,7 +5,6 @@ import shutil
 from typing import NamedTuple
 
 import numpy as np
-import pycolmap
 
 from infnerf_jax.capture import (
     georeference,
@@ -13,6 +12,7 @@ from infnerf_jax.capture import (
     similarity,
     structure,
 )
+from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import colmap, validate
 from infnerf_jax.scene import scene as scene_lib
 

@@ -173,9 +173,7 @@ def prepare(photo_dir, out_dir, options: Options = Options()) -> dict:
   structure.match(rows, plan.pairs, work, options.sfm)
   links = structure.read_links(rows, work)
   _check_overlap(photo_dir, links)
-  models = mapping.read_models(
-      mapping.map_models(len(rows), work, options.sfm)
-  )
+  models = mapping.read_models(mapping.map_models(len(rows), work, options.sfm))
   if not models:
     raise errors.InputError(
         f'--photos: {photo_dir}: got photos of which no pair can start a model'

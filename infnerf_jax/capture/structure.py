@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
-import pycolmap
 
 from infnerf_jax import errors, progress
 from infnerf_jax.capture import photos as photos_lib
+from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import decode
 
 # Photos a call and pairs a call: what a kill loses, what the bar shows.

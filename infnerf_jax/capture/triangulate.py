@@ -8,12 +8,12 @@ import pathlib
 import shutil
 
 import numpy as np
-import pycolmap
 
 from infnerf_jax import errors
 from infnerf_jax.capture import metadata, pairs, structure
 from infnerf_jax.capture import photos as photos_lib
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import camera_models, photo_files
 from infnerf_jax.scene import scene as scene_lib
 

@@ -156,15 +156,17 @@ class FieldPixels:
     fx, fy, cx, cy = np.asarray(camera.intrinsics, np.float64)
     ground = float((self._ground - pose[:, 3]) @ pose[:, 2])
     down = photo_coverage.surroundings_of(distance, ground)
-    x = (np.arange(distance.shape[1]) + 0.5 - cx) / fx
-    y = (np.arange(distance.shape[0]) + 0.5 - cy) / fy
-    points = (
-        pose[:, 3]
-        + x[None, :, None] * pose[:, 0]
-        + y[:, None, None] * pose[:, 1]
-        + down[..., None] * pose[:, 2]
-    )
-    return self._coverage.counts(points)
+
+    def places(rows, columns):
+      x, y = (columns + 0.5 - cx) / fx, (rows + 0.5 - cy) / fy
+      return (
+          pose[:, 3]
+          + x[None, :, None] * pose[:, 0]
+          + y[:, None, None] * pose[:, 1]
+          + down[np.ix_(rows, columns)][..., None] * pose[:, 2]
+      )
+
+    return self._coverage.counts(places, distance.shape)
 
   def _cast(self, camera) -> TileMaps:
     """One ray a pixel."""

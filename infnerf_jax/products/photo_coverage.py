@@ -5,6 +5,7 @@ few photos see is its guess, and no part of a map.
 """
 
 import itertools
+from typing import Callable
 
 import numpy as np
 
@@ -72,18 +73,20 @@ class PhotoCoverage:
         & lens_range.within_limits(camera, points, self._limits[row])
     )
 
-  def counts(self, points) -> np.ndarray:
-    """Photos that see places; nothing hides them.
+  def counts(self, places: Callable[..., np.ndarray], shape) -> np.ndarray:
+    """Photos that see the pixels of a picture; nothing hides them.
 
     Args:
-      points: [H, W, 3] metres, scene; neighbours lie beside each other.
+      places: gives the points [h, w, 3], metres, scene, of rows [h] and
+        columns [w]; asked for few of them.
+      shape: (H, W) of the picture.
 
     Returns:
-      [H, W] float32, between the counts of places `_STRIDE` apart.
+      [H, W] float32, between the counts of pixels `_STRIDE` apart.
     """
-    height, width = points.shape[:2]
+    height, width = shape
     rows, columns = _spread(height, _STRIDE), _spread(width, _STRIDE)
-    coarse = points[np.ix_(rows, columns)]
+    coarse = places(rows, columns)
     first = coarse[
         np.ix_(*(_spread(n, max(1, n // _FIRST)) for n in coarse.shape[:2]))
     ]

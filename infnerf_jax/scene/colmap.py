@@ -10,9 +10,9 @@ import re
 import struct
 
 import numpy as np
-import pycolmap
 
 from infnerf_jax import errors
+from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import (
     camera_models,
     colmap_check,

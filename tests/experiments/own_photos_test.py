@@ -28,8 +28,10 @@ _SMALLER = {
     'configs/aerial.py': 'configs/aerial.py:quicktest',
 }
 _MORE = {
-    'train': '--config.num_steps=500 --config.batch_size=1024'
-    ' --config.data.max_width=160',
+    'train': (
+        '--config.num_steps=500 --config.batch_size=1024'
+        ' --config.data.max_width=160'
+    ),
     'orthophoto': '--bounds={bounds}',
     'render': '--num_frames=3 --width=64',
     'view': '--port=0',
@@ -123,13 +125,17 @@ def _walk(command, folder):
   """A client of the viewer gets a picture."""
   process = subprocess.Popen(
       _arguments(command, folder=folder), cwd=_ROOT, text=True,
-      stdout=subprocess.PIPE, env={**os.environ, 'PYTHONPATH': str(_ROOT)},
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env={**os.environ, 'PYTHONPATH': str(_ROOT)},
   )  # fmt: skip
   try:
     address = re.search(r'127\.0\.0\.1:(\d+)', process.stdout.readline())
     with socket_client.Client(int(address[1])) as client:
       client.look((0.0, -9.0, 6.0), (0.0, 0.0, 0.0))
-      assert client.picture().size
-  finally:
+      assert client.picture(seconds=120.0).size
     process.terminate()
+    assert process.wait(timeout=60) == 143  # ends in order
+    assert process.stderr.read().strip() == 'terminated'
+  finally:
+    process.kill()
     process.wait(timeout=60)

@@ -8,10 +8,10 @@ from its middle. `opensfm/tracks.csv` says which photos see each point.
 import pathlib
 
 import numpy as np
-import pycolmap
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry.colmap_library import pycolmap
 from infnerf_jax.scene import camera_models, photo_files, scene, validate
 from infnerf_jax.scene.importers import drafting
 
