@@ -148,6 +148,7 @@ class PagedRoute:
     run, config = self._run, self._config
     octree, options = run.plan.built.octree, run.step_options
     held, owners, self._maps = run.plan.capacity, None, None
+    pairs = None
     if held is None:
       # The store of a run that paged, and now all its nodes fit.
       partition = mesh_route.make_partitions(
@@ -157,7 +158,7 @@ class PagedRoute:
       owners = partition.shard_of_node
       mass = np.full(octree.num_nodes, 1 / octree.num_nodes)
     else:
-      mass = self._coverage()
+      mass, pairs = self._coverage()
     return residency.Plan(
         octree,
         held,
@@ -167,6 +168,7 @@ class PagedRoute:
         rehearsal=options.growth_rehearsal,
         rows_a_step=_rows_a_step(config, run.plan.spec.field),
         shard_of_node=owners,
+        pairs=pairs,
     )
 
   def _open_store(self) -> row_store.RowStore:
@@ -188,19 +190,21 @@ class PagedRoute:
     if processes.is_first():
       self.store.close()
 
-  def _coverage(self) -> np.ndarray:
-    """[N] mass: where rays end, as the first process finds; makes the maps."""
+  def _coverage(self) -> tuple[np.ndarray, focus_lib.NodePairs]:
+    """([N] mass, NodePairs): where rays end; makes the maps.
+
+    As the first process finds: hosts of different kinds may round differently,
+    plans must not.
+    """
     run = self._run
-    octree = run.plan.built.octree
     known = run.observations
     if known is None:
       # The losses do without them; planning does not.
       known = observations_lib.point_observations(
           run.plan.scene, run.plan.built.sample_aabb
       )
-    num_levels = run.pyramid.sizes.shape[1]
-    cameras = run.plan.scene.cameras
-    maps = coverage.node_maps(
+    cameras, num_levels = run.plan.scene.cameras, run.pyramid.sizes.shape[1]
+    seen = (
         known,
         cameras,
         run.surroundings,
@@ -208,13 +212,18 @@ class PagedRoute:
         run.render_options.level_policy,
         [run.plan.downscale * 2.0**level for level in range(num_levels)],
     )
-    # Hosts of different kinds may round differently; plans must not.
+    maps = coverage.node_maps(*seen)
     self._maps = mesh_route.of_first_process(maps)._replace(grid=maps.grid)
-    return coverage.node_mass(
+    mass = coverage.node_mass(
         self._maps, run.pyramid, run.split.train,
         route.batch_options(self._config, run), run.observations, cameras,
-        octree.num_nodes,
+        run.plan.built.octree.num_nodes,
     )  # fmt: skip
+    pairs = coverage.node_pairs(self._maps, mass, *seen)
+    length = int(mesh_route.of_first_process(np.int32(len(pairs.planned))))
+    return mass, mesh_route.of_first_process(
+        pairs._make(np.resize(x, length) for x in pairs)
+    )
 
   def draw(self, step: int) -> ray_batches.RayBatch:
     """This process's rays of a step; a function of seed and step."""
