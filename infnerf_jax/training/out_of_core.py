@@ -29,6 +29,7 @@ from infnerf_jax.training import (
   gradients,
   mesh_route,
   paging,
+  paging_report,
   priors,
   residency,
   route,
@@ -48,8 +49,6 @@ _COUNTS = 'samples_of_node'
 # Of rows that come and go in a step, for each sample that it evaluates: a fifth
 # of its time on two cores, where a megabyte read and written costs 3 ms.
 _BYTES_A_SAMPLE = 40
-# Nodes with fewer samples say nothing of how samples are spread.
-_MIN_SAMPLES = 1000
 
 
 def store_of(workdir) -> pathlib.Path | None:
@@ -374,48 +373,15 @@ class PagedRoute:
 
     All processes must call it.
     """
-    held, octree = self.plan.capacity, self.plan.octree
-    total, got = self._counts.total
     moved = mesh_route.of_processes(
         [self.store.bytes_read, self.store.bytes_written]
     ).sum(axis=0)
-    known = total >= _MIN_SAMPLES
-    share = got[known] / total[known]
     return {
-        'num_nodes': octree.num_nodes,
-        'num_shards': held.num_shards,
-        'num_slots': held.num_slots,
-        'num_pinned': held.num_pinned,
-        'bytes_capacity': held.bytes,
-        'bytes_all_resident': capacity.resident_bytes(
-            self._run.plan.spec.field, octree.num_nodes
-        ),
+        **paging_report.describe(self.plan, self._run.plan.spec.field),
         'bytes_read': int(moved[0]),
         'bytes_written': int(moved[1]),
-        'phases': [_describe(phase) for phase in self.plan.phases],
-        'samples_share': float(got.sum() / max(total.sum(), 1)),
-        'nodes_counted': int(known.sum()),
-        'nodes_with_samples': int((total > 0).sum()),
-        'sample_share_min': float(share.min()) if share.size else None,
-        'sample_share_percentiles_1_5_50': (
-            np.percentile(share, (1, 5, 50)).tolist() if share.size else None
-        ),
-        'nodes_below_80_percent': int((share < 0.8).sum()),
-    }  # fmt: skip
-
-
-def _describe(phase: residency.Phase) -> dict[str, Any]:
-  """A phase in a few numbers."""
-  return {
-      'first': phase.first,
-      'last': phase.last,
-      'stages': len(phase.ends),
-      'pinned': len(phase.pinned),
-      'tracks': [
-          {'nodes': len(t.nodes), 'window': t.window, 'exchange': t.exchange}
-          for t in phase.tracks
-      ],
-  }
+        **paging_report.shares(*self._counts.total),
+    }
 
 
 def _without_rows(state) -> state_lib.TrainState:
