@@ -44,6 +44,20 @@ class NodeMaps(NamedTuple):
   sightings: np.ndarray
 
 
+class NodePairs(NamedTuple):
+  """Where samples fall beside the nodes in which their rays are planned to end.
+
+  Attributes:
+    planned: [K] int64 nodes.
+    actual: [K] int64 nodes of samples.
+    share: [K] float64 of all samples.
+  """
+
+  planned: np.ndarray
+  actual: np.ndarray
+  share: np.ndarray
+
+
 def cell_edges(size, grid: int, cell):
   """First pixel of a cell of a photo's side, and of the next cell.
 

@@ -29,6 +29,7 @@ from infnerf_jax.training import (
   gradients,
   mesh_route,
   paging,
+  paging_report,
   priors,
   residency,
   route,
@@ -48,8 +49,6 @@ _COUNTS = 'samples_of_node'
 # Of rows that come and go in a step, for each sample that it evaluates: a fifth
 # of its time on two cores, where a megabyte read and written costs 3 ms.
 _BYTES_A_SAMPLE = 40
-# Nodes with fewer samples say nothing of how samples are spread.
-_MIN_SAMPLES = 1000
 
 
 def store_of(workdir) -> pathlib.Path | None:
@@ -148,6 +147,7 @@ class PagedRoute:
     run, config = self._run, self._config
     octree, options = run.plan.built.octree, run.step_options
     held, owners, self._maps = run.plan.capacity, None, None
+    pairs = None
     if held is None:
       # The store of a run that paged, and now all its nodes fit.
       partition = mesh_route.make_partitions(
@@ -157,7 +157,7 @@ class PagedRoute:
       owners = partition.shard_of_node
       mass = np.full(octree.num_nodes, 1 / octree.num_nodes)
     else:
-      mass = self._coverage()
+      mass, pairs = self._coverage()
     return residency.Plan(
         octree,
         held,
@@ -167,6 +167,7 @@ class PagedRoute:
         rehearsal=options.growth_rehearsal,
         rows_a_step=_rows_a_step(config, run.plan.spec.field),
         shard_of_node=owners,
+        pairs=pairs,
     )
 
   def _open_store(self) -> row_store.RowStore:
@@ -188,19 +189,21 @@ class PagedRoute:
     if processes.is_first():
       self.store.close()
 
-  def _coverage(self) -> np.ndarray:
-    """[N] mass: where rays end, as the first process finds; makes the maps."""
+  def _coverage(self) -> tuple[np.ndarray, focus_lib.NodePairs]:
+    """([N] mass, NodePairs): where rays end; makes the maps.
+
+    As the first process finds: hosts of different kinds may round differently,
+    plans must not.
+    """
     run = self._run
-    octree = run.plan.built.octree
     known = run.observations
     if known is None:
       # The losses do without them; planning does not.
       known = observations_lib.point_observations(
           run.plan.scene, run.plan.built.sample_aabb
       )
-    num_levels = run.pyramid.sizes.shape[1]
-    cameras = run.plan.scene.cameras
-    maps = coverage.node_maps(
+    cameras, num_levels = run.plan.scene.cameras, run.pyramid.sizes.shape[1]
+    seen = (
         known,
         cameras,
         run.surroundings,
@@ -208,13 +211,18 @@ class PagedRoute:
         run.render_options.level_policy,
         [run.plan.downscale * 2.0**level for level in range(num_levels)],
     )
-    # Hosts of different kinds may round differently; plans must not.
+    maps = coverage.node_maps(*seen)
     self._maps = mesh_route.of_first_process(maps)._replace(grid=maps.grid)
-    return coverage.node_mass(
+    mass = coverage.node_mass(
         self._maps, run.pyramid, run.split.train,
         route.batch_options(self._config, run), run.observations, cameras,
-        octree.num_nodes,
+        run.plan.built.octree.num_nodes,
     )  # fmt: skip
+    pairs = coverage.node_pairs(self._maps, mass, *seen)
+    length = int(mesh_route.of_first_process(np.int32(len(pairs.planned))))
+    return mass, mesh_route.of_first_process(
+        pairs._make(np.resize(x, length) for x in pairs)
+    )
 
   def draw(self, step: int) -> ray_batches.RayBatch:
     """This process's rays of a step; a function of seed and step."""
@@ -365,48 +373,15 @@ class PagedRoute:
 
     All processes must call it.
     """
-    held, octree = self.plan.capacity, self.plan.octree
-    total, got = self._counts.total
     moved = mesh_route.of_processes(
         [self.store.bytes_read, self.store.bytes_written]
     ).sum(axis=0)
-    known = total >= _MIN_SAMPLES
-    share = got[known] / total[known]
     return {
-        'num_nodes': octree.num_nodes,
-        'num_shards': held.num_shards,
-        'num_slots': held.num_slots,
-        'num_pinned': held.num_pinned,
-        'bytes_capacity': held.bytes,
-        'bytes_all_resident': capacity.resident_bytes(
-            self._run.plan.spec.field, octree.num_nodes
-        ),
+        **paging_report.describe(self.plan, self._run.plan.spec.field),
         'bytes_read': int(moved[0]),
         'bytes_written': int(moved[1]),
-        'phases': [_describe(phase) for phase in self.plan.phases],
-        'samples_share': float(got.sum() / max(total.sum(), 1)),
-        'nodes_counted': int(known.sum()),
-        'nodes_with_samples': int((total > 0).sum()),
-        'sample_share_min': float(share.min()) if share.size else None,
-        'sample_share_percentiles_1_5_50': (
-            np.percentile(share, (1, 5, 50)).tolist() if share.size else None
-        ),
-        'nodes_below_80_percent': int((share < 0.8).sum()),
-    }  # fmt: skip
-
-
-def _describe(phase: residency.Phase) -> dict[str, Any]:
-  """A phase in a few numbers."""
-  return {
-      'first': phase.first,
-      'last': phase.last,
-      'stages': len(phase.ends),
-      'pinned': len(phase.pinned),
-      'tracks': [
-          {'nodes': len(t.nodes), 'window': t.window, 'exchange': t.exchange}
-          for t in phase.tracks
-      ],
-  }
+        **paging_report.shares(*self._counts.total),
+    }
 
 
 def _without_rows(state) -> state_lib.TrainState:

@@ -25,8 +25,9 @@ from typing import NamedTuple, Sequence
 import numpy as np
 
 from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.training import capacity as capacity_lib
-from infnerf_jax.training import growth
+from infnerf_jax.training import gains, growth
 from infnerf_jax.training import tracks as tracks_lib
 
 # More rounds leave nodes alone for fewer steps and move more bytes.
@@ -71,7 +72,9 @@ class Phase(NamedTuple):
     pinned: nodes that stay, the root first.
     pinned_slots: of each, [len(pinned)].
     tracks: of all others that take part.
-    turns: [N] float64 sum of a node's weights by place over the stages.
+    gain: [N] float64 factor on the rays that end in each node, see `gains`.
+    turns: [N] float64 sum of a node's weights by place over the stages, beside
+      its gain.
     scale: [S] float64 weight of a stage's rays beside their weight by place.
     ends: [S] int64 steps behind the stages' last ones.
   """
@@ -82,6 +85,7 @@ class Phase(NamedTuple):
   pinned: np.ndarray
   pinned_slots: np.ndarray
   tracks: tuple[tracks_lib.Track, ...]
+  gain: np.ndarray
   turns: np.ndarray
   scale: np.ndarray
   ends: np.ndarray
@@ -167,6 +171,7 @@ def make_phase(
     last: int,
     max_level: int,
     shard_of_node: np.ndarray,
+    pairs: focus_lib.NodePairs | None = None,
     variant: int = 0,
 ) -> Phase:
   """Plans a round over the nodes down to a level.
@@ -179,6 +184,7 @@ def make_phase(
     last: behind the last step.
     max_level: of the nodes that take part.
     shard_of_node: [N] int32 owners, -1: replicated.
+    pairs: where samples fall, None: in the nodes in which rays end.
     variant: of the curve.
 
   Returns:
@@ -193,21 +199,39 @@ def make_phase(
   if not lines.moving:
     ones = np.ones(octree.num_nodes)
     ends = np.array([last])
-    return Phase(first, last, *stays, (), ones, np.ones(1), ends)
+    return Phase(first, last, *stays, (), ones, ones, np.ones(1), ends)
   tracks = tracks_lib.make_tracks(octree, lines.moving, variant)
   num_stages = len(tracks[0].passed)
-  weights = functools.partial(_weights, tracks, num_nodes=octree.num_nodes)
-  turns = sum(weights(stage) for stage in range(num_stages))
-  turns = np.maximum(turns, 1e-12)
-  drawn = np.array(
-      [(mass * weights(s) / turns).sum() for s in range(num_stages)]
+  weights = np.stack(
+      [_weights(tracks, s, octree.num_nodes) for s in range(num_stages)]
   )
+  turns = np.maximum(weights.sum(axis=0), 1e-12)
+  gain = np.ones(octree.num_nodes)
+  if pairs is not None:
+    gain = _gain(pairs, weights / turns, mass, stand_for, lines.nodes)
+    turns /= gain
+  drawn = (mass * weights / turns).sum(axis=1)
   length = np.maximum(drawn, _MIN_MASS * max(drawn.mean(), 1e-12))
   share = length.cumsum() / length.sum()
   ends = first + np.round((last - first) * share).astype(np.int64)
   # Over a round a node's rays add up to its own share of all rays.
   scale = drawn.sum() / np.maximum(drawn, 1e-12)
-  return Phase(first, last, *stays, tracks, turns, scale, ends)
+  return Phase(first, last, *stays, tracks, gain, turns, scale, ends)
+
+
+def _gain(pairs, rays, mass, stand_for, pinned) -> np.ndarray:
+  """[N] gains from [S, N] shares of each node's rays by stage."""
+  resident = rays > 0
+  resident[:, pinned] = True
+  # Rays that end in pinned nodes are drawn in all steps.
+  drawn = (mass * rays).sum(axis=1)
+  rays = rays.copy()
+  rays[:, pinned] = (drawn / max(drawn.sum(), 1e-12))[:, None]
+  pairs = pairs._replace(
+      planned=stand_for[pairs.planned], actual=stand_for[pairs.actual]
+  )
+  share = gains.together(pairs, rays, resident)
+  return gains.balance(pairs, share, mass)
 
 
 class Plan:
@@ -230,6 +254,7 @@ class Plan:
       rehearsal: int = 0,
       rows_a_step: float = 1.0,
       shard_of_node: np.ndarray | None = None,
+      pairs: focus_lib.NodePairs | None = None,
   ):
     """Plans a run.
 
@@ -244,9 +269,10 @@ class Plan:
       rows_a_step: exchanged at most on each shard, on average.
       shard_of_node: [N] int32 owners, -1: replicated; None: the top levels are,
         and neighbours have different owners.
+      pairs: where samples fall, None: in the nodes in which rays end.
     """
     self.octree, self.capacity = octree, capacity
-    self._rows_a_step = rows_a_step
+    self._rows_a_step, self._pairs = rows_a_step, pairs
     if shard_of_node is None:
       shard_of_node = tracks_lib.owners(octree, capacity.num_shards)
     self.shard_of_node = shard_of_node
@@ -263,7 +289,7 @@ class Plan:
     """Rounds of equal length, as many as there is time for."""
     phase = functools.partial(
         make_phase, self.octree, self.capacity, mass, max_level=max_level,
-        shard_of_node=self.shard_of_node,
+        shard_of_node=self.shard_of_node, pairs=self._pairs,
     )  # fmt: skip
     num = 1
     rows = sum(len(t.nodes) for t in phase(first=first, last=last).tracks)
@@ -318,7 +344,7 @@ class Plan:
     """[N] weight of rays by the node in which they end."""
     weight = _weights(phase.tracks, index, self.octree.num_nodes)
     weight *= phase.scale[index] / phase.turns
-    weight[phase.pinned] = 1.0
+    weight[phase.pinned] = phase.gain[phase.pinned]
     return weight[phase.stand_for]
 
 

@@ -6,7 +6,8 @@ import pytest
 from infnerf_jax import errors
 from infnerf_jax.models import node_field
 from infnerf_jax.octree import tree
-from infnerf_jax.training import capacity, residency
+from infnerf_jax.scene import focus
+from infnerf_jax.training import capacity, gains, residency
 
 _SPEC = node_field.field_spec(
     num_grid_scales=2, table_size=64, num_features=2, base_resolution=4,
@@ -138,3 +139,17 @@ def test_too_small_a_cap_names_the_least():
   assert capacity.of_run(_SPEC, 85, max_memory_gb=least).num_slots == 3
   with pytest.raises(errors.InputError, match='num_slots: got 2'):
     capacity.of_run(_SPEC, 85, num_slots=2)
+
+
+def test_nodes_that_get_too_little_get_more_rays():
+  # Half of node 1's samples come with rays of node 2, and are lost.
+  pairs = focus.NodePairs(
+      np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), np.full(4, 0.25)
+  )
+  rays = np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]])
+  share = gains.together(pairs, rays, rays > 0)
+  np.testing.assert_allclose(share, [1, 1, 0, 1])
+  mass = np.array([0.25, 0.25, 0.5])
+  gain = gains.balance(pairs, share, mass)
+  assert gain[1] > 1 > gain[0] and 0.5 <= gain.min()
+  np.testing.assert_allclose((gain * mass).sum(), 1)
