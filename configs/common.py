@@ -35,6 +35,10 @@ def base() -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.path = ''  # scene folder; '': the procedural city described in `city`
+  # More scenes, `SCENE2,SCENE3`, in the same frame. May be added to a finished
+  # run: only nodes that they touch are trained from there on.
+  data.extra_paths = ''
+  data.extra_ray_share = 0.5  # of rays, from photos added to a finished run
   data.downscale = 0.0  # full-size pixels per training pixel; 0: see max_width
   data.max_width = 500  # pixels; what an automatic downscale aims at
   data.cache_gb = 20.0  # decoded photos kept beside the workdir
@@ -65,6 +69,10 @@ def base() -> ml_collections.ConfigDict:
   config.min_points = 0
   config.min_cameras = 3
   config.max_nodes = 4096
+  # When a run ends, nodes that give no training ray more than this share of its
+  # colour go, where their parents would give no more; 0: none. May differ on
+  # resume.
+  config.prune_share = 0.02
   # Nodes that are resident at a time; 0: as many as max_memory_gb holds.
   config.num_slots = 0
 
@@ -134,6 +142,7 @@ def base() -> ml_collections.ConfigDict:
   config.logging = logging = ml_collections.ConfigDict()
   logging.log_every = 50  # steps
   logging.tensorboard = False
+  logging.samples_by_node = False  # since the start, in metrics.jsonl
   logging.wandb_project = ''  # Weights & Biases; '': off
   return config
 

@@ -21,11 +21,10 @@ flags.mark_flags_as_required(['workdir'])
 
 def _points(config, workdir):
   """Sparse points of the run's scene, None where it is gone."""
-  from infnerf_jax.scene import readers
   from infnerf_jax.training import setup
 
   try:
-    scene = readers.load_scene(setup.scene_folder(config, workdir))
+    scene = setup.load_scenes(config, workdir).scene
   except errors.InputError as error:
     print(f'drawn without points: {error}')
     return None

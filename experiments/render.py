@@ -45,10 +45,22 @@ _FPS = flags.DEFINE_float(
     'fps', 0.0, 'Frames a second; 0 is the default.', lower_bound=0.0
 )
 _FAST = flags.DEFINE_bool(
-    'fast', False, 'Share proposals among pixels; colour only what shows.'
+    'fast', True, 'Share proposals among 2 x 2 pixels; colour only what shows.'
 )
+_OCCUPANCY = flags.DEFINE_bool(
+    'occupancy', False, 'Of a run: leave out empty cells; their grid is made'
+    ' first.',
+)  # fmt: skip
+_LEVEL_MAP = flags.DEFINE_bool(
+    'level_map', False, 'Also write the octree level that each pixel came from.'
+)
+_EVICT_ABOVE = flags.DEFINE_float(
+    'evict_above', 1.0, 'Of a store: share of the nodes that fit above which'
+    ' those that a view does not need are given up.',
+    lower_bound=0.0, upper_bound=1.0,
+)  # fmt: skip
 _LEVEL_BLEND = flags.DEFINE_float(
-    'level_blend', 0.25, 'Share of an octave over which levels fade; 0: none.',
+    'level_blend', 0.5, 'Share of an octave over which levels fade; 0: none.',
     lower_bound=0.0, upper_bound=1.0,
 )  # fmt: skip
 flags.mark_flags_as_required(['workdir', 'out'])
@@ -75,12 +87,22 @@ def main(argv):
       _PATH.value, loaded, num_frames=_NUM_FRAMES.value,
       width=_WIDTH.value, height=_HEIGHT.value, fps=_FPS.value,
   )  # fmt: skip
+  if _OCCUPANCY.value:
+    if not hasattr(loaded, 'with_occupancy'):
+      raise errors.InputError(
+          f'--occupancy: got the store {_WORKDIR.value}, expected a run, whose'
+          ' nodes are all in memory'
+      )
+    loaded = loaded.with_occupancy()
+  if hasattr(loaded, 'evict_above'):
+    loaded.evict_above = _EVICT_ABOVE.value
   report = film.render_film(
       loaded, path, _OUT.value, appearance=_APPEARANCE.value,
       max_memory_gb=max_memory_gb or None,
       options=film.film_options(
           loaded, fast=_FAST.value, level_blend=_LEVEL_BLEND.value
       ),
+      level_map=_LEVEL_MAP.value,
   )  # fmt: skip
   print(
       f'wrote {_OUT.value}: {report["num_frames"]} frames, film.mp4,'
@@ -93,7 +115,7 @@ def main(argv):
         f' fit {max_memory_gb:g} GB; render.json says which'
     )
   for node, reason in report.get('damaged_nodes', {}).items():
-    print(f'damaged node {node}: {reason}; its ancestor was shown')
+    print(f'damaged node {node}: {reason}; its ancestor was shown, if any')
   if report.get('unreachable_nodes'):
     print(
         f'{len(report["unreachable_nodes"])} nodes were out of reach for some'

@@ -117,19 +117,21 @@ def check_devices() -> list[Check]:
 
 
 def check_kernels() -> list[Check]:
-  """The compiler, and which backend each op gets.
+  """The compiler, and which backend each op gets on the default device.
 
   Returns:
-    A check for the compiler, the threads and each op. An op without a native
-    backend for want of a compiler is a note; one whose build or self-test
-    fails is a failure.
+    A check for the compiler, the threads, Triton and each op, whose self-test
+    it runs. An op without its kernel for want of a compiler or of a device
+    that could run it is a note; one whose build or self-test fails is a
+    failure.
   """
+  from kernels import dispatch
   from kernels.native import build
+  from kernels.triton_support import capability
 
-  checks, compiler = [], None
+  checks = []
   try:
-    compiler = build.find_compiler()
-    checks.append(Check('compiler', compiler, OK))
+    checks.append(Check('compiler', build.find_compiler(), OK))
   except build.NativeUnavailable as error:
     advice = 'install g++ or clang++, or set CXX: native kernels are faster'
     checks.append(Check('compiler', _first_line(error), NOTE, advice))
@@ -139,13 +141,35 @@ def check_kernels() -> list[Check]:
     value = os.environ.get('INFNERF_NUM_THREADS')
     advice = 'set INFNERF_NUM_THREADS to a positive number'
     return checks + [Check('kernel threads', repr(value), FAILED, advice)]
-  for op, ready in _native_ops().items():
-    checks.append(_check_op(op, ready, compiler))
-  return checks + [Check('kernel composite', 'xla', OK)]
+  wanted, problem = dispatch.preferred(), capability.problem()
+  lacking = {'triton': problem}
+  if checks[0].status != OK:
+    lacking['native'] = checks[0].found
+  checks.append(_check_triton(problem, wanted == 'triton'))
+  return checks + [
+      _check_op(op, wanted, ready.get(wanted), lacking.get(wanted, ''))
+      for op, ready in _kernels().items()
+  ]
 
 
-def _native_ops() -> dict[str, Callable[[], None]]:
-  """Ops with a native backend; each raises where that cannot be trusted."""
+def _check_triton(problem: str, wanted: bool) -> Check:
+  """Whether the GPU's kernels can run; a note where they are wanted and not."""
+  if not problem:
+    return Check('triton', 'can run', OK)
+  # An old device stays old, what is not installed can be.
+  installable = 'install' in problem or 'import' in problem
+  advice = 'pip install -r requirements-gpu.txt'
+  return Check(
+      'triton',
+      problem,
+      NOTE if wanted else OK,
+      advice if wanted and installable else '',
+  )
+
+
+def _kernels() -> dict[str, dict[str, Callable[[], None]]]:
+  """Ops' own kernels by backend; each raises where it cannot be trusted."""
+  from kernels import dispatch
   from kernels.hash_lookup import native as hash_lookup
   from kernels.locate import native as locate
   from kernels.node_field import native as node_field
@@ -155,29 +179,61 @@ def _native_ops() -> dict[str, Callable[[], None]]:
   spec = specs.SMALL
   params = node_field.example(specs.TINY)[0]
   table, weights = params['table'], params['density']['w0']
+  on_gpu = lambda op: dispatch.triton_module(op)
   return {
-      'hash_lookup': lambda: hash_lookup.ready(table, spec.grid),
-      'node_field': lambda: node_field.ready(params, spec),
-      'sparse_adam': lambda: sparse_adam.ready(table, spec.grid),
-      'slot_adam': lambda: sparse_adam.ready_slots(weights),
-      'locate': lambda: locate.ready(8),
+      'hash_lookup': {
+          'native': lambda: hash_lookup.ready(table, spec.grid),
+          'triton': lambda: on_gpu('hash_lookup').ready(table, spec.grid),
+      },
+      'node_field': {
+          'native': lambda: node_field.ready(params, spec),
+          'triton': lambda: on_gpu('node_field').ready(params, spec),
+      },
+      'sparse_adam': {
+          'native': lambda: sparse_adam.ready(table, spec.grid),
+          'triton': lambda: on_gpu('sparse_adam').ready(table, spec.grid),
+      },
+      'slot_adam': {
+          'native': lambda: sparse_adam.ready_slots(weights),
+          'triton': lambda: on_gpu('sparse_adam').ready_slots(weights),
+      },
+      'locate': {
+          'native': lambda: locate.ready(8),
+          'triton': lambda: on_gpu('locate').ready(8),
+      },
+      'traverse': {'triton': lambda: on_gpu('traverse').ready(8)},
+      'composite': {'triton': lambda: on_gpu('composite').ready()},
   }
 
 
-def _check_op(op: str, ready: Callable[[], None], compiler) -> Check:
-  """What serves an op on the default device."""
-  import jax
+def _check_op(
+    op: str, wanted: str | None, ready: Callable[[], None] | None, lacking: str
+) -> Check:
+  """What serves an op on the default device, and why.
 
+  Args:
+    op: name.
+    wanted: backend that the device prefers, None: none but xla.
+    ready: runs that backend's self-test, None: the op has no such kernel.
+    lacking: why the backend cannot run here at all, '' if it can.
+
+  Returns:
+    Check.
+  """
   name = f'kernel {op}'
-  if jax.default_backend() != 'cpu':
-    return Check(name, 'xla', OK)
+  if wanted is None:
+    return Check(name, 'xla: no kernels for this platform', OK)
+  if ready is None:
+    return Check(name, f'xla: there is no {wanted} kernel', OK)
+  if lacking:
+    return Check(name, f'xla: {wanted}: {lacking}', OK)
   try:
     ready()
-    return Check(name, 'native, self-test passed', OK)
+    return Check(name, f'{wanted}, self-test passed', OK)
   except Exception as error:  # Whatever it is, the op does not work.
-    if compiler is None:
-      return Check(name, 'xla', OK)
-    advice = f'xla serves instead; rebuild without {_cache()}'
+    advice = 'xla serves instead'
+    if wanted == 'native':
+      advice += f'; rebuild without {_cache()}'
     return Check(name, _first_line(error), FAILED, advice)
 
 

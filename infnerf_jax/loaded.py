@@ -10,19 +10,29 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from infnerf_jax import errors, json_files, stored_run
+from infnerf_jax import errors, stored_run
 from infnerf_jax.evaluation import evaluate as evaluate_lib
 from infnerf_jax.evaluation import fitting, photo_scores
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_pool, scene_model
-from infnerf_jax.octree import io as octree_io
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import progressive, render_image, render_rays
-from infnerf_jax.scene import camera_io
+from infnerf_jax.render import (
+  occupancy,
+  progressive,
+  render_image,
+  render_rays,
+)  # fmt: skip
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.streaming import store_scene
-from infnerf_jax.training import growth, out_of_core, settings, setup
+from infnerf_jax.training import (
+    extended_run,
+    growth,
+    out_of_core,
+    pruning,
+    settings,
+)
+from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import workdir as workdir_lib
 
 
@@ -43,6 +53,9 @@ class LoadedScene:
     options: sampling, as in training.
     background: rgb of evaluation.
     num_steps: training steps done.
+    downscale: full-size pixels per pixel that training and evaluation see.
+    extra_paths: scenes that the run had when it had done these steps, beside
+      `config.data.path`.
   """
 
   workdir: pathlib.Path
@@ -57,11 +70,8 @@ class LoadedScene:
   options: render_rays.RenderOptions
   background: tuple[float, float, float]
   num_steps: int
-
-  @property
-  def downscale(self) -> float:
-    """Full-size pixels per pixel that training and evaluation see."""
-    return setup.training_downscale(self.config, self.cameras)
+  downscale: float
+  extra_paths: tuple[str, ...] = ()
 
   def photo_row(self, name: str) -> int:
     """Row of a photo by its name."""
@@ -115,6 +125,15 @@ class LoadedScene:
         **options,
     )
 
+  def with_occupancy(self, **options) -> 'LoadedScene':
+    """The scene with a grid of cells that are not empty; the rest is skipped.
+
+    Args:
+      **options: of `render.occupancy.make_occupancy`.
+    """
+    grid = occupancy.make_occupancy(self.model, self.spec, **options)
+    return dataclasses.replace(self, model=self.model._replace(occupancy=grid))
+
   def render_progressively(
       self,
       camera: cameras_lib.Cameras | str,
@@ -147,8 +166,9 @@ class LoadedScene:
       InputError: the scene's photos are no longer those of the run.
     """
     return stored_run.open_pyramid(
-        self.config, self.workdir, self.downscale, self.photo_names
-    )
+        self.config, self.workdir, self.downscale, self.photo_names,
+        self.extra_paths,
+    )  # fmt: skip
 
   def evaluate(
       self,
@@ -199,21 +219,6 @@ class LoadedScene:
         num_steps=self.num_steps,
         show_progress=show_progress,
     )
-
-
-def _load_split(path, names) -> dict[str, np.ndarray]:
-  """Rows by part from names by part."""
-  stored = json_files.read_json(path)
-  row_of = {name: row for row, name in enumerate(names)}
-  try:
-    return {
-        part: np.array([row_of[name] for name in stored.get(part, [])], int)
-        for part in ('train', 'validation', 'test')
-    }
-  except (KeyError, TypeError, AttributeError) as error:
-    raise errors.InputError(
-        f'{path}: got {error}, expected lists of photos of cameras.npz'
-    ) from None
 
 
 def _check_parameters(params, spec, folder) -> None:
@@ -315,9 +320,10 @@ def load(
     scene.folder = workdir
     scene.max_memory_gb = out_of_core.rendering_cap_gb(config.max_memory_gb)
     return scene
-  octree, sample_aabb = octree_io.load_octree(workdir / 'octree.npz')
-  names, cameras = camera_io.load_cameras(workdir / 'cameras.npz')
-  split = _load_split(workdir / 'split.json', names)
+  folder = workdir / 'checkpoints'
+  num_steps, state = checkpoint.CheckpointManager(folder).restore(step=step)
+  stage = extension_lib.stage_of_step(config, workdir, num_steps)
+  octree, cameras = stage.files.octree, stage.files.cameras
   try:
     spec = settings.model_spec(config, octree)
     options = settings.render_options(config)
@@ -327,20 +333,20 @@ def load(
         f'{workdir / workdir_lib.CONFIG}: {str(error).splitlines()[0]},'
         ' expected the config of a run'
     ) from None
-  folder = workdir / 'checkpoints'
-  num_steps, state = checkpoint.CheckpointManager(folder).restore(step=step)
   params = state.get('params', {})
   _check_parameters(params, spec, folder)
   num_slots = params['nodes']['table'].shape[0]
   slots = node_pool.identity_slots(octree.num_nodes, num_slots)
+  joins, growth_steps = extended_run.growth_of_stage(config, stage)
   # Levels that had not joined yet know nothing: ancestors stand in for them.
   tree = growth.active_tree(
       scene_model.tree_arrays(octree, slots),
-      jnp.asarray(octree.level, jnp.int32),
+      jnp.asarray(joins, jnp.int32),
       num_steps,
-      growth.steps_of_schedule(config.octree_growth_schedule, config.num_steps),
+      growth_steps,
   )
-  aabb = scene_model.sample_aabb_in_root_units(octree, sample_aabb)
+  tree = pruning.without_pruned(workdir, tree, octree, num_steps)
+  aabb = scene_model.sample_aabb_in_root_units(octree, stage.files.sample_aabb)
   model = scene_model.SceneModel(
       tree=tree,
       nodes=jax.tree.map(jnp.asarray, params['nodes']),
@@ -353,11 +359,13 @@ def load(
       model=model,
       spec=spec,
       octree=octree,
-      sample_aabb=sample_aabb,
+      sample_aabb=stage.files.sample_aabb,
       cameras=cameras,
-      photo_names=names,
-      split=split,
+      photo_names=stage.files.photo_names,
+      split=stage.files.split,
       options=options,
       background=background,
       num_steps=num_steps,
+      downscale=stage.downscale or settings.training_downscale(config, cameras),
+      extra_paths=stage.paths,
   )

@@ -10,15 +10,15 @@ from infnerf_jax.evaluation import evaluate as evaluate_lib
 from infnerf_jax.evaluation import photo_scores
 from infnerf_jax.models import scene_model
 from infnerf_jax.octree import io as octree_io
+from infnerf_jax.scene import joining
 from infnerf_jax.scene import pyramid as pyramid_lib
-from infnerf_jax.scene import readers
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.streaming import store_scene
-from infnerf_jax.training import setup
+from infnerf_jax.training import extension, setup
 from infnerf_jax.training import workdir as workdir_lib
 
 
-def open_pyramid(config, workdir, downscale, photo_names):
+def open_pyramid(config, workdir, downscale, photo_names, extra_paths=None):
   """Pixels of a run's photos, row by row as the run has them.
 
   Args:
@@ -26,6 +26,7 @@ def open_pyramid(config, workdir, downscale, photo_names):
     workdir: its folder.
     downscale: full-size pixels per pixel of level 0.
     photo_names: of the run.
+    extra_paths: scenes joined with the run's, None: as the config says.
 
   Returns:
     PhotoPyramid.
@@ -33,7 +34,10 @@ def open_pyramid(config, workdir, downscale, photo_names):
   Raises:
     InputError: the scene's photos are no longer those of the run.
   """
-  scene = readers.load_scene(setup.scene_folder(config, workdir))
+  if extra_paths is None:
+    extra_paths = extension.extra_paths(config)
+  folder = setup.scene_folder(config, workdir)
+  scene = joining.load_scenes(folder, extra_paths).scene
   pyramid, usable, _ = pyramid_lib.build(
       scene,
       workdir / 'cache',

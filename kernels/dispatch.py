@@ -80,6 +80,11 @@ def triton_module(op: str) -> types.ModuleType:
   return importlib.import_module(f"kernels.{op}.triton_{op}")
 
 
+def preferred() -> str | None:
+  """What ops take by themselves on this platform, None: xla."""
+  return _AUTOMATIC.get(capability.platform())
+
+
 def _not_there(op: str, name: str) -> Callable[[], None]:
   def ready():
     raise NotImplementedError(f"{op}: no {name} implementation")
@@ -114,7 +119,7 @@ def choose(
       "triton": triton or _not_there(op, "triton"),
   }
   if implementation is None:
-    name = _AUTOMATIC.get(capability.platform())
+    name = preferred()
     # Where an op has no kernel of its own, XLA is not second best.
     if {"native": ready, "triton": triton}.get(name) is None:
       return "xla"

@@ -19,6 +19,7 @@ from kernels.triton_support import calls, compiling
 
 _SAMPLES = 2**17
 _SLOTS = 64
+_RAYS = 2048
 _CONSTANTS = dict(learning_rate=0.01)
 
 
@@ -94,9 +95,9 @@ def _composite(ragged=False):
 
     return jax.grad(loss, argnums=(0, 1))(args[0], args[2])
 
-  shape = (_SAMPLES,) if ragged else (2048, 64)
+  shape = (_SAMPLES,) if ragged else (_RAYS, 64)
   args = (_f32(*shape), _f32(*shape), _f32(*shape, 3), _f32(*shape))
-  return run, args + ((_i32(2049),) if ragged else ())
+  return run, args + ((_i32(_RAYS + 1),) if ragged else ())
 
 
 def _locate():
@@ -107,8 +108,8 @@ def _locate():
         *arrays, root_side=100.0, max_level=8, implementation="triton"
     )
 
-  ray = _f32(2048, 3)
-  samples = (_f32(2048, 64), _i32(2048, 64))
+  ray = _f32(_RAYS, 3)
+  samples = (_f32(_RAYS, 64), _i32(_RAYS, 64))
   return run, (ray, ray, ray, *samples, _i32(4096, 8), _i32(4096))
 
 
@@ -126,10 +127,10 @@ def _traverse():
   return run, [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays]
 
 
-def _node_field(grid=specs.SMALL):
+def _node_field(grid=specs.SMALL, dtype="float32", compute_dtype="float16"):
   from kernels import node_field
 
-  spec = node_field.FieldSpec(grid)
+  spec = node_field.FieldSpec(grid, compute_dtype=compute_dtype)
 
   def run(table, density, color, *rest):
     def evaluate(weights, rays, probe):
@@ -156,8 +157,9 @@ def _node_field(grid=specs.SMALL):
       for group in ("density", "color")
   ]
   samples = (_f32(_SAMPLES, 3), _i32(_SAMPLES), _i32(_SAMPLES))
-  rays = _f32(2048, spec.ray_input_dim)
-  return run, (_f32(*shapes["table"]), *groups, *samples, rays)
+  rays = _f32(_RAYS, spec.ray_input_dim)
+  table = jax.ShapeDtypeStruct(shapes["table"], dtype)
+  return run, (table, *groups, *samples, rays)
 
 
 def functions() -> dict[str, tuple]:
@@ -175,6 +177,10 @@ def functions() -> dict[str, tuple]:
       "traverse": _traverse(),
       "node_field": _node_field(),
       "node_field 16 scales": _node_field(specs.PAPER),
+      "node_field bfloat16": _node_field(
+          dtype="bfloat16", compute_dtype="bfloat16"
+      ),
+      "node_field float32": _node_field(compute_dtype="float32"),
   }
 
 
@@ -194,12 +200,21 @@ def _distinct(found) -> list[calls.KernelCall]:
 
 
 def rows(capabilities) -> Iterator[tuple[str, int, compiling.Compiled]]:
-  """(op, compute capability, compiled) of every example."""
+  """What the compiler makes of the examples.
+
+  Args:
+    capabilities: those of all ops, or {op: those of this op}.
+
+  Yields:
+    (op, compute capability, compiled).
+  """
+  if not isinstance(capabilities, dict):
+    capabilities = dict.fromkeys(functions(), tuple(capabilities))
   wanted = [
       (op, call, capability)
       for op, found in examples().items()
       for call in found
-      for capability in capabilities
+      for capability in capabilities[op]
   ]
   made = compiling.compile_all([w[1:] for w in wanted])
   for (op, _, capability), compiled in zip(wanted, made):

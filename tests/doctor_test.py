@@ -1,6 +1,8 @@
 """The doctor's verdicts."""
 
+import functools
 import io
+import types
 
 import pytest
 import rich.console
@@ -34,17 +36,57 @@ def test_the_requirements_list_is_met(tmp_path):
   assert absent.status == doctor.NOTE
 
 
-def test_a_native_op_that_fails():
+@pytest.mark.parametrize('wanted', ['native', 'triton'])
+def test_what_serves_an_op_and_why(wanted):
   def ready():
     raise RuntimeError('self-test failed: 1 of 3 differ\nmore')
 
-  with_compiler = doctor._check_op('op', ready, '/usr/bin/g++')
-  assert with_compiler.status == doctor.FAILED
-  assert with_compiler.found == 'self-test failed: 1 of 3 differ'
-  assert not doctor.is_healthy([with_compiler])
-  # Without a compiler the fallback is what should serve.
-  without = doctor._check_op('op', ready, None)
-  assert (without.found, without.status) == ('xla', doctor.OK)
+  check = functools.partial(doctor._check_op, 'op', wanted)
+  failed = check(ready, '')
+  assert failed.status == doctor.FAILED
+  assert failed.found == 'self-test failed: 1 of 3 differ'
+  assert 'xla serves' in failed.advice
+  assert not doctor.is_healthy([failed])
+  # Without a compiler, or a device, the fallback is what should serve.
+  without = check(ready, 'it is too old')
+  assert without.found == f'xla: {wanted}: it is too old'
+  assert check(lambda: None, '').found == f'{wanted}, self-test passed'
+  assert check(None, '').found == f'xla: there is no {wanted} kernel'
+  for good in (without, check(lambda: None, ''), check(None, '')):
+    assert doctor.is_healthy([good])
+  assert doctor._check_op('op', None, ready, '').found.startswith('xla')
+
+
+def test_a_gpu_gets_every_kernel_tested(monkeypatch):
+  """The device is pretended; what counts is that self-tests are asked for."""
+  from kernels import dispatch
+  from kernels.triton_support import capability
+
+  asked = []
+
+  def module(op):
+    ready = lambda *arguments: asked.append(op)
+    return types.SimpleNamespace(ready=ready, ready_slots=ready)
+
+  monkeypatch.setattr(capability, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(capability, 'problem', lambda: '')
+  monkeypatch.setattr(dispatch, 'triton_module', module)
+  found = {c.name: c.found for c in doctor.check_kernels()}
+  ops = {n for n in found if n.startswith('kernel ')} - {'kernel threads'}
+  assert {found[n] for n in ops} == {'triton, self-test passed'}
+  assert len(asked) == len(ops) == 7
+  monkeypatch.setattr(capability, 'problem', lambda: 'Tesla T4: too old')
+  found = {c.name: c for c in doctor.check_kernels()}
+  old = found['triton']
+  assert (old.found, old.status, old.advice) == (
+      'Tesla T4: too old',
+      doctor.NOTE,
+      '',
+  )
+  assert found['kernel locate'].found == 'xla: triton: Tesla T4: too old'
+  assert found['kernel locate'].status == doctor.OK
+  absent = doctor._check_triton('triton is not installed', True)
+  assert 'requirements-gpu' in absent.advice
 
 
 def test_bad_thread_count_is_found(monkeypatch):

@@ -112,6 +112,16 @@ def _copy(run, tmp_path):
   return shutil.copytree(run[0], tmp_path / 'copy')
 
 
+def test_skipping_empty_cells_is_another_scene(run):
+  loaded = infnerf_jax.load(run[0])
+  skipping = loaded.with_occupancy(resolution=6, min_alpha=1e9)
+  assert loaded.model.occupancy is None
+  assert not np.asarray(skipping.model.occupancy.occupied).any()
+  image = skipping.render('c.png', ray_block=512, outputs=('opacity',))
+  # Nothing is evaluated but what rays meet last, where they end opaque.
+  assert set(np.unique(image.opacity)) <= {0.0, 1.0}
+
+
 def test_foreign_folders_are_refused_by_name(run, tmp_path):
   with pytest.raises(errors.InputError, match='got no config.json'):
     infnerf_jax.load(tmp_path / 'nothing')

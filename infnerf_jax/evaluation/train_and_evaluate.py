@@ -12,7 +12,7 @@ from infnerf_jax.evaluation import photo_scores, previews
 from infnerf_jax.models import scene_model
 from infnerf_jax.storage import node_store
 from infnerf_jax.streaming import store_scene
-from infnerf_jax.training import loop, out_of_core
+from infnerf_jax.training import loop, out_of_core, pruning
 
 
 def trained_model(run, state) -> scene_model.SceneModel:
@@ -101,6 +101,47 @@ def score(
   return result
 
 
+def without_empty_nodes(config, workdir, trained: loop.Trained) -> loop.Trained:
+  """The trained run without the nodes in which there is nothing.
+
+  Args:
+    config: of the run.
+    workdir: its folder, for the report.
+    trained: of the run.
+
+  Returns:
+    Trained, whose tree does without them.
+  """
+  if not config.prune_share:
+    pruning.forget(workdir)
+  if not config.prune_share or trained.state is None:
+    return trained
+  run, step = trained.run, int(trained.state.step)
+  octree = run.plan.built.octree
+  num_levels = run.pyramid.sizes.shape[1]
+  views = pruning.spread_views(
+      run.surroundings.cameras,
+      run.plan.scene.cameras,
+      run.split.train,
+      [run.plan.downscale * 2.0**level for level in range(num_levels)],
+  )
+  report = pruning.find_empty(
+      octree,
+      trained_model(run, trained.state),
+      run.plan.spec,
+      run.render_options,
+      views,
+      max_share=config.prune_share,
+      step=step,
+  )
+  pruning.write(workdir, report)
+  surroundings = run.surroundings
+  tree = pruning.without_pruned(workdir, surroundings.tree, octree, step)
+  return trained._replace(
+      run=run._replace(surroundings=surroundings._replace(tree=tree))
+  )
+
+
 def train_and_evaluate(config, workdir) -> dict[str, Any]:
   """Trains to `config.num_steps` and scores the test photos.
 
@@ -137,7 +178,9 @@ def train_and_evaluate(config, workdir) -> dict[str, Any]:
     store.close()
 
   hooks = loop.Hooks(validate=validate, preview=preview)
-  trained = loop.train(config, workdir, hooks=hooks)
+  trained = without_empty_nodes(
+      config, workdir, loop.train(config, workdir, hooks=hooks)
+  )
   rows = trained.run.split.test
   elsewhere = trained.state is None and trained.store is None
   if elsewhere or not len(rows):

@@ -1,5 +1,6 @@
 """Node fields at samples, on whichever devices the nodes live."""
 
+import jax
 import jax.numpy as jnp
 
 from infnerf_jax.models import scene_model
@@ -10,11 +11,9 @@ from kernels.node_field import api as node_field
 def ray_of_samples(t):
   """[R * S] int32 row of each sample's ray, from distances [R, S]."""
   num_rays, num_samples = t.shape
-  return jnp.repeat(
-      jnp.arange(num_rays, dtype=jnp.int32),
-      num_samples,
-      total_repeat_length=num_rays * num_samples,
-  )
+  # Not jnp.repeat, whose prefix sums XLA would fold for seconds.
+  row = jax.lax.broadcasted_iota(jnp.int32, (num_rays, num_samples), 0)
+  return row.reshape(-1)
 
 
 def node_density(

@@ -65,12 +65,15 @@ class SceneModel(NamedTuple):
     nodes: stacked parameters by slot.
     appearance: [num_photos, A] float32.
     sample_aabb: [2, 3] float32, root units; rays may be clipped to it.
+    occupancy: `render.occupancy.Occupancy` whose empty cells are not evaluated;
+      None: everything is.
   """
 
   tree: TreeArrays
   nodes: Any
   appearance: jax.Array
   sample_aabb: jax.Array
+  occupancy: Any = None
 
 
 def tree_arrays(octree: tree_lib.Octree, slot_of_node) -> TreeArrays:

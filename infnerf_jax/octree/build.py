@@ -101,7 +101,7 @@ def _uncut(center, extent, side):
   return center - np.where(level >= 1, side / 2.0 ** (level + 1), 0.0)
 
 
-def _sample_aabb(points, box_margin):
+def points_aabb(points, box_margin):
   """[2, 3] the points' box, widened in the horizontal."""
   box = boxes.percentile_aabb(points, *_SAMPLE_PERCENTILES)
   size = box[1] - box[0]
@@ -131,7 +131,7 @@ def _grid_size(side, footprint, sightings, options):
   depth = min(options.target_depth, options.max_depth)
   cells = finest / 2.0**depth
   middle = sightings[1]
-  if _one_altitude(sightings):
+  if one_altitude(sightings):
     # All photos show the same detail: put it into the middle of an octave, so
     # that a ray does not change nodes with every jitter of its footprint.
     octave = np.log2(side / (2 * middle) / cells)
@@ -139,13 +139,13 @@ def _grid_size(side, footprint, sightings, options):
   return int(np.clip(np.ceil(cells / 16) * 16, 32, 2048))
 
 
-def _one_altitude(sightings):
+def one_altitude(sightings) -> bool:
   """Whether (nearly) all sightings of points are within an octave."""
   near, _, far = sightings
   return bool(np.isfinite(near) and far < 2 * near)
 
 
-def _max_level(side, grid_size, options):
+def max_level_of(side: float, grid_size: int, options: BuildOptions) -> int:
   """Deepest level that max_depth and min_gsd allow."""
   root_gsd = side / (2 * grid_size)
   level = options.max_depth
@@ -222,6 +222,27 @@ def _kept(seen, min_cameras):
   return kept
 
 
+def seen_points(
+    scene: scene_lib.Scene, options: BuildOptions, pixel_size: float
+) -> tuple[footprints_lib.PointFootprints, np.ndarray, np.ndarray]:
+  """Points that enough photos see, and the finest that they see there.
+
+  Args:
+    scene: photos, cameras, points.
+    options: see `BuildOptions`.
+    pixel_size: width of a training pixel in full-size pixels.
+
+  Returns:
+    (of all points, [K, 3] metres, [K] footprints in metres).
+
+  Raises:
+    InputError: no photo sees any of them.
+  """
+  seen = footprints_lib.point_footprints(scene, pixel_size=pixel_size)
+  kept = _kept(seen, options.min_cameras)
+  return seen, scene.points.positions[kept], seen.footprint[kept]
+
+
 def build_octree(
     scene: scene_lib.Scene,
     options: BuildOptions = BuildOptions(),
@@ -246,16 +267,13 @@ def build_octree(
   """
   if scene.points is None or not len(scene.points.positions):
     return _build_without_points(scene, options)
-  seen = footprints_lib.point_footprints(scene, pixel_size=pixel_size)
-  kept = _kept(seen, options.min_cameras)
-  points = scene.points.positions[kept]
-  footprint = seen.footprint[kept]
+  seen, points, footprint = seen_points(scene, options, pixel_size)
   center, side = _root_cube(points, options)
   grid_size = _grid_size(side, footprint, seen.sightings, options)
-  max_level = _max_level(side, grid_size, options)
+  max_level = max_level_of(side, grid_size, options)
   automatic = not (options.grid_size or options.max_gsd)
   automatic = automatic and options.use_pruning
-  if automatic and _one_altitude(seen.sightings):
+  if automatic and one_altitude(seen.sightings):
     # The nearest few sightings would open a level that hardly any ray sees.
     max_level = min(max_level, options.target_depth)
   if options.use_pruning:
@@ -280,16 +298,16 @@ def build_octree(
     )
   report = {
       'points': len(scene.points.positions),
-      'points_kept': int(kept.sum()),
+      'points_kept': len(points),
       'visibility': 'frustum' if seen.from_frustum else 'tracks',
       'footprint_median': float(np.median(footprint)),
-      'one_altitude': _one_altitude(seen.sightings),
+      'one_altitude': one_altitude(seen.sightings),
       'nodes_by_level': np.bincount(octree.level).tolist(),
       'grid_size': int(grid_size),
       'root_side': float(side),
       'root_gsd': float(octree.root_gsd),
   }
-  return BuiltOctree(octree, _sample_aabb(points, options.box_margin), report)
+  return BuiltOctree(octree, points_aabb(points, options.box_margin), report)
 
 
 def _build_without_points(scene, options):

@@ -8,7 +8,7 @@ import numpy as np
 
 from infnerf_jax import errors, json_files
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.scene import camera_models, ply, readers
+from infnerf_jax.scene import camera_models, ply
 from infnerf_jax.training import setup
 
 FILE = 'transforms.json'
@@ -104,8 +104,7 @@ def _link_scene(loaded, out: pathlib.Path, content) -> int:
   if not hasattr(loaded, 'open_pyramid'):
     return 0  # A store knows no files.
   try:
-    folder = setup.scene_folder(loaded.config, loaded.workdir)
-    scene = readers.load_scene(folder)
+    scene = setup.load_scenes(loaded.config, loaded.workdir).scene
   except errors.InputError:
     return 0
   paths = dict(zip(scene.photos.names, scene.photos.paths, strict=True))

@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 from infnerf_jax import json_files, progress
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import levels
-from infnerf_jax.products import camera_path, film_journal
+from infnerf_jax.products import camera_path, film_journal, level_pictures
 from infnerf_jax.products import video as video_lib
 from infnerf_jax.render import render_image, render_rays, shared_proposals
 
@@ -136,6 +136,9 @@ def _write_frame(image, colored, name, out) -> dict[str, Any]:
   Image.fromarray(to_bytes(image.rgb)).save(out / files['rgb'])
   scale = write_depth(out / files['depth'], image.depth, image.opacity)
   Image.fromarray(colored).save(out / files['depth_color'])
+  if image.level is not None:
+    files['level'] = f'level/{stem}.png'
+    level_pictures.write_levels(out / files['level'], image.level)
   counts = image.statistics.samples_by_level
   return {
       'name': name,
@@ -248,6 +251,7 @@ def render_film(
     appearance: str | None = None,
     max_memory_gb: float | None = None,
     options: render_rays.RenderOptions | None = None,
+    level_map: bool = False,
     show_progress: bool = True,
 ) -> dict[str, Any]:
   """Renders a path: `frames/`, `depth/`, `depth_color/`, MP4s, `render.json`.
@@ -261,13 +265,15 @@ def render_film(
     appearance: name of a photo, None for the mean embedding.
     max_memory_gb: see `render_image`; None is the run's.
     options: sampling, see `film_options`; None is as in training.
+    level_map: write `level/` as well, see `level_pictures`.
     show_progress: draw a progress bar.
 
   Returns:
     What `render.json` says.
   """
   out = pathlib.Path(out)
-  for folder in ('frames', 'depth', 'depth_color'):
+  levels_too = ('level',) if level_map else ()
+  for folder in ('frames', 'depth', 'depth_color', *levels_too):
     (out / folder).mkdir(parents=True, exist_ok=True)
   more = {'max_memory_gb': max_memory_gb} if max_memory_gb else {}
   more.update({'options': options} if options else {})
@@ -276,10 +282,12 @@ def render_film(
       loaded.render,
       appearance=embedding,
       pixel_size=path.pixel_size,
-      outputs=('rgb', 'depth', 'opacity', 'statistics'),
+      outputs=('rgb', 'depth', 'opacity', 'statistics', *levels_too),
       **more,
   )
-  job = film_journal.identity(loaded, path, embedding, options, max_memory_gb)
+  job = film_journal.identity(
+      loaded, path, embedding, options, max_memory_gb, levels_too
+  )
   with film_journal.FilmJournal(out, job) as journal:
     rendered = _render_views(loaded, render, path, out, journal, show_progress)
     report = _film_report(loaded, path, journal, rendered)

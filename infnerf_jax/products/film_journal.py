@@ -15,7 +15,9 @@ from infnerf_jax import errors, json_files
 FILE = 'frames.jsonl.part'
 
 
-def identity(loaded, path, appearance, options, max_memory_gb) -> str:
+def identity(
+    loaded, path, appearance, options, max_memory_gb, outputs=()
+) -> str:
   """A name for all that decides a film's views.
 
   Args:
@@ -24,6 +26,7 @@ def identity(loaded, path, appearance, options, max_memory_gb) -> str:
     appearance: [A] embedding.
     options: sampling, or None.
     max_memory_gb: cap, or None.
+    outputs: names of pictures beside the usual ones.
 
   Returns:
     Hexadecimal digits; equal ones mean equal pictures.
@@ -37,6 +40,7 @@ def identity(loaded, path, appearance, options, max_memory_gb) -> str:
       path.pixel_size,
       options or getattr(loaded, 'options', None),
       max_memory_gb,
+      outputs,
   ]
   # A function's address is another one in every process.
   words = re.sub(r' at 0x[0-9a-f]+', '', repr(facts))

@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from infnerf_jax import errors, json_files
 from infnerf_jax.octree import io as octree_io
 from infnerf_jax.products import octree_report
-from infnerf_jax.scene import readers
 from infnerf_jax.training import metrics_log, setup
 from infnerf_jax.training import workdir as workdir_lib
 
@@ -189,7 +188,7 @@ def _scene_points(workdir: pathlib.Path):
   """Sparse points of a run's scene, None where the scene is gone."""
   try:
     config = workdir_lib.load_config(workdir)
-    scene = readers.load_scene(setup.scene_folder(config, workdir))
+    scene = setup.load_scenes(config, workdir).scene
   except errors.InputError:
     return None
   return None if scene.points is None else scene.points.positions

@@ -36,8 +36,11 @@ def is_fused(
       'node_field',
       spec.implementation,
       lambda: native.ready(model.nodes, spec.field),
+      lambda: dispatch.triton_module('node_field').ready(
+          model.nodes, spec.field
+      ),
   )
-  return name == 'native'
+  return name in ('native', 'triton')
 
 
 def bytes_per_ray(
@@ -69,6 +72,33 @@ def bytes_per_ray(
     floats += _FLOATS_A_SAMPLE_BLENDED
   samples = max(options.num_samples)
   return 4 * (samples * (floats + bool(keeps_weights)) + _FLOATS_A_RAY)
+
+
+def needed_bytes(
+    model: scene_model.SceneModel,
+    spec: scene_model.ModelSpec,
+    options: render_rays.RenderOptions,
+    ray_block: int,
+    *,
+    keeps_weights: bool = False,
+) -> int:
+  """Upper estimate of what a model and a block of rays take on the device.
+
+  Args:
+    model: scene.
+    spec: static facts.
+    options: sampling.
+    ray_block: rays.
+    keeps_weights: whether samples' weights are an output.
+
+  Returns:
+    bytes.
+  """
+  fused = is_fused(model, spec)
+  per_ray = bytes_per_ray(
+      spec, options, fused=fused, keeps_weights=keeps_weights
+  )
+  return model_bytes(model) + ray_block * per_ray
 
 
 def choose_ray_block(

@@ -121,7 +121,7 @@ def _block_rays(cameras, block, aabb, ray_block, root_side, offset=0.5):
   )
 
 
-def _touched(rounds, is_real, num_slots):
+def touched_slots(rounds, is_real, num_slots):
   """[num_slots] bool, slots that samples of any round address."""
   touched = jnp.zeros(num_slots + 1, bool)
   slots = [samples.slot for samples in rounds]
@@ -142,7 +142,7 @@ def _statistics(rounds, is_real, spec, num_slots):
   ]
   return {
       'samples_by_level': jnp.stack(levels),
-      'touched_slots': _touched(rounds, is_real, num_slots),
+      'touched_slots': touched_slots(rounds, is_real, num_slots),
   }
 
 
@@ -198,9 +198,11 @@ def render_block(
     rounds = (shared_proposals.last_round(model, spec, rays, options, weights),)
   appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
   shade = render_rays.shade_samples
-  if options.min_weight:
+  if options.min_weight or options.stop_below:
     shade = functools.partial(
-        shared_proposals.shade_visible, min_weight=options.min_weight
+        shared_proposals.shade_visible,
+        min_weight=options.min_weight,
+        stop_below=options.stop_below,
     )
   colors = shade(
       model,
@@ -261,9 +263,11 @@ def propose_block(model, cameras, block, *, spec, options, ray_block):
       base_radius=rays.base_radius / stride, cone_slope=rays.cone_slope / stride
   )
   samples = shared_proposals.proposal_round(model, spec, rays, options)
-  weights = render_rays.proposal_weights(model, spec, samples)
+  weights = render_rays.proposal_weights(
+      model, spec, samples, stop_below=options.stop_below
+  )
   num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
   return (
       weights.astype(jnp.float16),
-      _touched((samples,), is_real, num_slots),
+      touched_slots((samples,), is_real, num_slots),
   )

@@ -3,6 +3,7 @@
 Pictures are [H, W, ...] float32; per-pixel scalars are [H, W] here.
 """
 
+import functools
 import time
 from typing import Callable, NamedTuple
 
@@ -195,9 +196,10 @@ def _is_out_of_memory(error) -> bool:
   return 'RESOURCE_EXHAUSTED' in text or 'out of memory' in text.lower()
 
 
-def _with_smaller_blocks(run, ray_block, max_memory_gb):
+def _with_smaller_blocks(run, ray_block, max_memory_gb, needed_bytes):
   """Runs with `ray_block`, once more with half of it if memory runs out."""
-  for attempt in (ray_block, max(1, ray_block // 2)):
+  half = max(1, ray_block // 2)
+  for attempt in (ray_block, half):
     try:
       return run(attempt), attempt
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
@@ -206,8 +208,10 @@ def _with_smaller_blocks(run, ray_block, max_memory_gb):
   budget = f'{max_memory_gb} GB' if max_memory_gb else 'not set'
   raise errors.InputError(
       f'max_memory_gb: got {budget}; the device ran out of memory with blocks'
-      f' of {ray_block} and of {max(1, ray_block // 2)} rays, expected a'
-      ' smaller budget, which makes smaller blocks'
+      f' of {ray_block} and of {half} rays, which need about'
+      f' {needed_bytes(ray_block) / 1e9:.3g} and'
+      f' {needed_bytes(half) / 1e9:.3g} GB with the model, expected a budget'
+      ' below that, which makes smaller blocks'
   )
 
 
@@ -363,8 +367,13 @@ def render_image(
   run = lambda rays: _render_blocks(
       begin(crop, side, rays), crop, rays, side, progress
   )
+  needed = functools.partial(
+      memory.needed_bytes,
+      *(model, spec, options),
+      keeps_weights='weights' in names,
+  )
   (values, counts), ray_block = _with_smaller_blocks(
-      run, ray_block, max_memory_gb
+      run, ray_block, max_memory_gb, needed
   )
   return ImageOutputs(
       **_picked(values, outputs),

@@ -5,7 +5,6 @@ earlier sampling rounds come from the same octree, without gradient
 (self-proposals), and place the samples of the next.
 """
 
-import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -16,43 +15,19 @@ from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import directions as directions_lib
 from infnerf_jax.models import node_evaluation, scene_model
 from infnerf_jax.octree import levels as levels_lib
-from infnerf_jax.render import blending, sampling, stand_ins
+from infnerf_jax.render import (
+  blending,
+  early_stop,
+  render_options,
+  sampling,
+  stand_ins,
+)  # fmt: skip
+from infnerf_jax.render import occupancy as occupancy_lib
 from infnerf_jax.sharding import exchange
 from kernels.composite import api as composite_op
 from kernels.locate import api as locate_op
 
-
-@dataclasses.dataclass(frozen=True)
-class RenderOptions:
-  """How rays are sampled and composited (static).
-
-  Attributes:
-    num_samples: samples of each sampling round; the last is composited.
-    near: metres, in units of h (half the root's side).
-    far: likewise.
-    clip_to_box: whether the points' box bounds the rays.
-    weight_power: anneal power on the weights of a round (0.9 in the paper).
-    padding: share of a uniform histogram mixed into each round's weights.
-    level_policy: footprint to level.
-    opaque_end: whether the last interval has no end, so that what a ray
-      does not meet before takes its colour: no colour passes for a clear ray.
-    proposal_bias: octaves by which proposals are coarser than the last round.
-    proposal_stride: pixels along a side of a picture's tiles that share
-      proposals, 1: each pixel has its own; pictures only, two rounds.
-    min_weight: samples of less weight get no colour, 0: all do; pictures only.
-  """
-
-  num_samples: tuple[int, ...] = (64, 32)
-  near: float = 0.03
-  far: float = 1000.0
-  clip_to_box: bool = True
-  weight_power: float = 0.9
-  padding: float = 0.01
-  level_policy: levels_lib.LevelPolicy = levels_lib.determine_lod_level
-  proposal_bias: float = 0.0
-  opaque_end: bool = False
-  proposal_stride: int = 1
-  min_weight: float = 0.0
+RenderOptions = render_options.RenderOptions
 
 
 class Samples(NamedTuple):
@@ -180,6 +155,13 @@ def locate_round(key, model, spec, rays, sdist, limits, options, bias):
   )
   # A ray that misses the box has no length; its samples cost nothing.
   empty = limits[1] <= limits[0]
+  if model.occupancy is not None:
+    skipped = ~occupancy_lib.is_occupied(
+        model.occupancy, rays, t, spec.root_side
+    )
+    if options.opaque_end:  # what is met last shows whatever its density
+      skipped = skipped.at[:, -1].set(False)
+    empty |= skipped
   slot = jnp.where(empty, -1, slot)
   samples = Samples(tdist, sdist, t, position, slot, node_id, level)
   if model.tree.active is None:
@@ -201,19 +183,25 @@ def with_coarse(samples, model, spec, rays, policy) -> Samples:
   )
 
 
-def proposal_weights(model, spec, samples: Samples):
+def proposal_weights(model, spec, samples: Samples, *, stop_below=0.0):
   """[R, S] weights of a proposal round, from densities alone."""
-  raw = node_evaluation.node_density(
-      model.nodes,
-      model.tree,
-      samples.position.reshape(-1, 3),
-      samples.slot.reshape(-1),
-      node_evaluation.ray_of_samples(samples.t),
-      spec=spec,
-  ).reshape(samples.t.shape)
-  density = scene_model.density(raw, spec)
-  density = jnp.where(samples.slot < 0, 0.0, density)
+
+  def evaluate(slot, part):
+    position = samples.position[:, part]
+    raw = node_evaluation.node_density(
+        model.nodes,
+        model.tree,
+        position.reshape(-1, 3),
+        slot.reshape(-1),
+        node_evaluation.ray_of_samples(samples.t[:, part]),
+        spec=spec,
+    ).reshape(slot.shape)
+    return (jnp.where(slot < 0, 0.0, scene_model.density(raw, spec)),)
+
   delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
+  (density,) = early_stop.densities(
+      evaluate, samples.slot, delta, stop_below=stop_below
+  )
   no_color = jnp.zeros(density.shape + (3,))
   return composite_op.composite(density, delta, no_color, samples.t).weights
 
@@ -275,7 +263,9 @@ def sampling_rounds(
       samples = with_coarse(samples, model, spec, rays, options.level_policy)
     placed.append(samples)
     if not last:
-      weights = proposal_weights(model, spec, samples)
+      weights = proposal_weights(
+          model, spec, samples, stop_below=options.stop_below
+      )
       sdist = sampling.resample(
           keys[2 * i + 2],
           sdist,

@@ -10,8 +10,13 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from infnerf_jax.models import scene_model
-from infnerf_jax.render import blending, render_rays, sampling
+from infnerf_jax.models import node_evaluation, scene_model
+from infnerf_jax.render import (
+  blending,
+  early_stop,
+  render_rays,
+  sampling,
+)  # fmt: skip
 from kernels.composite import api as composite_op
 from kernels.node_field import api as node_field
 
@@ -21,7 +26,9 @@ _SPREAD = 0.5
 
 
 def fast(options: render_rays.RenderOptions) -> render_rays.RenderOptions:
-  """Options of pictures in half the time and less, see results/pictures.json.
+  """Options of pictures in two thirds of the time that look the same.
+
+  Measured in results/pictures.json, with larger tiles, which lose some.
 
   Args:
     options: exact ones; what cannot share proposals stays as it is.
@@ -29,7 +36,7 @@ def fast(options: render_rays.RenderOptions) -> render_rays.RenderOptions:
   Returns:
     RenderOptions.
   """
-  stride = 4 if len(options.num_samples) == 2 else 1
+  stride = 2 if len(options.num_samples) == 2 else 1
   return dataclasses.replace(options, proposal_stride=stride, min_weight=1e-3)
 
 
@@ -109,6 +116,7 @@ def shade_visible(
     inputs,
     *,
     min_weight: float,
+    stop_below: float = 0.0,
     opaque_end: bool = False,
 ) -> render_rays.RayColors:
   """As `render_rays.shade_samples`, without colours that do not show.
@@ -119,22 +127,39 @@ def shade_visible(
     samples: [R, S].
     inputs: [R, D].
     min_weight: samples of less weight are left out of the colour.
+    stop_below: see `early_stop`.
     opaque_end: see `RenderOptions`.
 
   Returns:
-    RayColors; densities, weights and opacity are exact.
+    RayColors; densities, weights and opacity are exact up to what lies behind
+    `stop_below`.
   """
-  num_rays, num_samples = samples.t.shape
-  shape = (num_rays, num_samples)
-  ray_idx = jnp.repeat(jnp.arange(num_rays, dtype=jnp.int32), num_samples)
+  shape = samples.t.shape
+  ray_idx = node_evaluation.ray_of_samples(samples.t)
   fixed = dict(spec=spec.field, implementation=spec.implementation)
 
   def densities(slot, position):
     raw = node_field.node_density(
         model.nodes, position.reshape(-1, 3), slot.reshape(-1), **fixed
     )
-    density = scene_model.density(raw.reshape(shape), spec)
+    density = scene_model.density(raw.reshape(slot.shape), spec)
     return jnp.where(slot < 0, 0.0, density)
+
+  coarse = samples.coarse
+
+  def evaluate(slot, part):
+    fine = densities(slot, samples.position[:, part])
+    if coarse is None:
+      return (fine,)
+    above = jnp.where(slot < 0, -1, coarse.slot[:, part])
+    above = densities(above, coarse.position[:, part])
+    share = coarse.share[:, part]
+    return (1 - share) * fine + share * above, fine, above
+
+  delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
+  density, *by_level = early_stop.densities(
+      evaluate, samples.slot, delta, stop_below=stop_below
+  )
 
   def colors(slot, position, shows):
     slot = jnp.where(shows, slot, -1)
@@ -144,12 +169,6 @@ def shade_visible(
     )  # fmt: skip
     return rgb.reshape(shape + (3,))
 
-  fine = densities(samples.slot, samples.position)
-  density, coarse = fine, samples.coarse
-  if coarse is not None:
-    above = densities(coarse.slot, coarse.position)
-    density = (1 - coarse.share) * fine + coarse.share * above
-  delta = samples.tdist[..., 1:] - samples.tdist[..., :-1]
   if opaque_end:
     last = jnp.where(delta[:, -1] > 0, 1e6 * spec.root_side, 0.0)
     delta = delta.at[:, -1].set(last)
@@ -160,6 +179,7 @@ def shade_visible(
   )
   rgb = colors(samples.slot, samples.position, shows)
   if coarse is not None:
+    fine, above = by_level
     _, rgb = blending.blend(
         (fine, rgb), (above, colors(coarse.slot, coarse.position, shows)),
         coarse.share,

@@ -6,10 +6,12 @@ draws the groups in which its rays lie.
 """
 
 import dataclasses
+from typing import Callable, Sequence
 
 import numpy as np
 
 from infnerf_jax import errors
+from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.scene import ray_batches
@@ -57,6 +59,7 @@ def sample_rays(
     observations: observations_lib.Observations | None = None,
     *,
     rays: slice | None = None,
+    focuses: Sequence[focus_lib.Focus] | None = None,
 ) -> ray_batches.RayBatch:
   """Some rays of a step's batch.
 
@@ -67,25 +70,48 @@ def sample_rays(
     step: number of the step, from 0.
     observations: where the photos see sparse points.
     rays: which of the batch's; None: all.
+    focuses: of each group, what to look at more than at other things.
 
   Returns:
     RayBatch of these rays.
   """
-  if len(groups) == 1:
-    batch = ray_batches.sample_batch(
-        pyramid, groups[0], options, step, observations
+  focuses = focuses or [None] * len(groups)
+
+  def draw(group, options):
+    return ray_batches.sample_batch(
+        pyramid, groups[group], options, step, observations, focuses[group]
     )
+
+  return rays_of_groups(draw, options, len(groups), rays)
+
+
+def rays_of_groups(
+    draw: Callable[[int, ray_batches.BatchOptions], ray_batches.RayBatch],
+    options: ray_batches.BatchOptions,
+    num_groups: int,
+    rays: slice | None = None,
+) -> ray_batches.RayBatch:
+  """Some rays of a batch to which each group gives its part.
+
+  Args:
+    draw: (group, options) to that group's rays.
+    options: of the whole batch.
+    num_groups: G.
+    rays: which of the batch's; None: all.
+
+  Returns:
+    RayBatch of these rays.
+  """
+  if num_groups == 1:
+    batch = draw(0, options)
     return batch if rays is None else _take(batch, rays)
   first, last, _ = (rays or slice(None)).indices(options.num_rays)
-  size = options.num_rays // len(groups)
+  size = options.num_rays // num_groups
   begin = first // size
   drawn = [
-      ray_batches.sample_batch(
-          pyramid, groups[g], _of_group(options, g, len(groups)), step,
-          observations,
-      )
+      draw(g, _of_group(options, g, num_groups))
       for g in range(begin, -(-last // size))
-  ]  # fmt: skip
+  ]
   batch = ray_batches.RayBatch(*map(np.concatenate, zip(*drawn, strict=True)))
   return _take(batch, slice(first - begin * size, last - begin * size))
 

@@ -15,7 +15,7 @@ import numpy as np
 _MARGIN = 1e-9
 # Rows of the fullest shard over an equal share of all that are worth no more
 # samples in balance: replicas cost memory on every device.
-_MEMORY_EXCESS = 1.04
+MEMORY_EXCESS = 1.04
 # A node is replicated where its samples are more than these shares of a
 # shard's equal part.
 _HOT_SHARES = (np.inf, 1.0, 0.5, 0.25, 0.125)
@@ -254,7 +254,7 @@ def _rank(pieces: _Pieces, owners: _Owners, samples):
   owned = owners.shard_of_node[owners.shard_of_node >= 0]
   rows = top + np.bincount(owned, minlength=num_shards).max()
   root_alone = 1 + -(-(num_nodes - 1) // num_shards)
-  allowed = max(_MEMORY_EXCESS * num_nodes / num_shards, root_alone)
+  allowed = max(MEMORY_EXCESS * num_nodes / num_shards, root_alone)
   busy = _busy(owners, samples)
   balance = busy.max() / busy.mean() if busy.any() else 1.0
   # Steps of a percent: less is not worth another replica or a finer cut.

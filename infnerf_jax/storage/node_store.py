@@ -12,27 +12,28 @@ the root's page and through it everything else. All values carry a crc32c that
 is verified on read. Nothing is ever unpickled.
 """
 
-import dataclasses
 import io
-import json
 import os
+import threading
 from typing import Any
 
 import numpy as np
 
-from infnerf_jax import errors, json_files
-from infnerf_jax.models import scene_model
-from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.storage import key_values, row_codec, tree_pages
-from kernels.hash_lookup import specs as grid_specs
+from infnerf_jax import errors
+from infnerf_jax.storage import (
+  key_values,
+  row_codec,
+  store_header,
+  tree_pages,
+)  # fmt: skip
 from kernels.node_field import specs as field_specs
 
-HEADER = 'store.json'
-FORMAT = 'infnerf_jax.node_store'
-FORMAT_VERSION = 1
-# The contents of `experiments.export --kind`; others may join.
-KIND = 'store'
-PARAMETERS = 'parameters'
+# Of a store's header, for those who know the store alone.
+HEADER, KIND = store_header.HEADER, store_header.KIND
+Header = store_header.Header
+header_to_json = store_header.to_json
+header_from_json = store_header.from_json
+PARAMETERS = store_header.PARAMETERS
 MOMENTS = 'moments'
 _MAX_VIEWS = 1 << 31
 # What reading a value may raise where the store cannot be trusted.
@@ -41,91 +42,6 @@ READ_ERRORS = (
     key_values.UnreachableError,
     row_codec.DamagedError,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Header:
-  """What a store says of itself.
-
-  Attributes:
-    generation: counts commits; versions of values are generations.
-    views_version: version of `views`, 0 is none.
-    state_version: version of `state`, 0 is none (see `row_store`).
-    num_nodes: of the tree.
-    nodes_by_level: from the root.
-    center: [3] metres, the root's.
-    side: metres, the root's.
-    grid_size: cells along a node's side at its finest grid scale.
-    sample_aabb: [2, 3] metres; rays are clipped to it.
-    appearance_dim: width of the appearance embedding.
-    field: of `FieldSpec`, nested.
-    groups: what a node's chunks hold.
-    focus: (level, x, y, z) of a cell that is worth looking at.
-    config: of the run, whole: rendering needs parts of it.
-    downscale: full-size pixels per pixel of training.
-    georeference: the scene's `scene.json`, None without one.
-    provenance: what the store was made with.
-  """
-
-  generation: int
-  views_version: int
-  num_nodes: int
-  nodes_by_level: tuple[int, ...]
-  center: tuple[float, float, float]
-  side: float
-  grid_size: int
-  sample_aabb: tuple[tuple[float, ...], ...]
-  appearance_dim: int
-  field: dict[str, Any]
-  groups: tuple[row_codec.RowGroup, ...]
-  focus: tuple[int, int, int, int] = (0, 0, 0, 0)
-  config: dict[str, Any] = dataclasses.field(default_factory=dict)
-  downscale: float = 1.0
-  georeference: Any = None
-  provenance: Any = None
-  state_version: int = 0
-
-  @property
-  def max_level(self) -> int:
-    return len(self.nodes_by_level) - 1
-
-  @property
-  def root_gsd(self) -> float:
-    return self.side / (2 * self.grid_size)
-
-  def group(self, name: str = PARAMETERS) -> row_codec.RowGroup:
-    """A group by its name."""
-    for group in self.groups:
-      if group.name == name:
-        return group
-    raise errors.InputError(
-        f'node store: found no group {name!r}, expected one of'
-        f' {", ".join(g.name for g in self.groups)}'
-    )
-
-  def model_spec(self, implementation=None) -> scene_model.ModelSpec:
-    """Static facts of the model."""
-    values = dict(self.field)
-    grid = grid_specs.GridSpec(**values.pop('grid'))
-    return scene_model.ModelSpec(
-        field=field_specs.FieldSpec(grid=grid, **values),
-        root_side=self.side,
-        root_gsd=self.root_gsd,
-        max_level=self.max_level,
-        appearance_dim=self.appearance_dim,
-        implementation=implementation or None,
-    )
-
-  def focus_octree(self) -> tree_lib.Octree:
-    """The nodes from the root down to the focus, as a tree."""
-    level, *cell = self.focus
-    cells = [
-        np.array([cell], np.int64) >> (level - depth)
-        for depth in range(level + 1)
-    ]
-    return tree_lib.from_coords(
-        cells, center=self.center, side=self.side, grid_size=self.grid_size
-    )
 
 
 def parameter_group(
@@ -153,80 +69,6 @@ def views_name(version: int) -> str:
 def state_name(version: int) -> str:
   """Key of a version of what a training holds beside rows."""
   return f'state.{version}'
-
-
-def _body_checksum(body) -> int:
-  text = json.dumps(body, sort_keys=True, separators=(',', ':'))
-  return row_codec.checksum(text.encode())
-
-
-def header_to_json(header: Header) -> bytes:
-  """The header with its format and checksum."""
-  values = json_files.plain(
-      {f.name: getattr(header, f.name) for f in dataclasses.fields(header)}
-  )
-  values['groups'] = [
-      {**g._asdict(), 'fields': [f._asdict() for f in g.fields]}
-      for g in header.groups
-  ]
-  body = json_files.plain(values)
-  text = json.dumps(
-      {
-          'format': FORMAT,
-          'format_version': FORMAT_VERSION,
-          'kind': KIND,
-          'crc32c': _body_checksum(body),
-          'header': body,
-      },
-      indent=1,
-  )
-  return text.encode()
-
-
-def header_from_json(data: bytes, location: str) -> Header:
-  """Inverse of `header_to_json`.
-
-  Raises:
-    InputError: another format or version, or damaged.
-  """
-  where = f'{location}/{HEADER}'
-  try:
-    stored = json.loads(data)
-    found = stored['format'], stored['format_version']
-  except (ValueError, KeyError, TypeError):
-    raise errors.InputError(
-        f'{where}: cannot be read, expected the header of a node store'
-    ) from None
-  if found != (FORMAT, FORMAT_VERSION):
-    raise errors.InputError(
-        f'{where}: format: found {found[0]} version {found[1]}, expected'
-        f' {FORMAT} version {FORMAT_VERSION}'
-    )
-  try:
-    body = stored['header']
-    if _body_checksum(body) != stored['crc32c']:
-      raise ValueError('the checksum does not hold')
-    values = dict(body)
-    values['groups'] = tuple(
-        row_codec.RowGroup(
-            g['name'],
-            g['precision'],
-            tuple(
-                row_codec.Field(f['name'], tuple(f['shape']), f['dtype'])
-                for f in g['fields']
-            ),
-        )
-        for g in body['groups']
-    )
-    for name in ('nodes_by_level', 'center', 'focus'):
-      values[name] = tuple(values[name])
-    values['sample_aabb'] = tuple(map(tuple, values['sample_aabb']))
-    return Header(**values)
-  except (ValueError, KeyError, TypeError, AttributeError) as e:
-    raise errors.InputError(
-        f'{where}: damaged ({str(e).splitlines()[0]}), expected the header'
-        ' that was written'
-    ) from None
 
 
 def pack_arrays(arrays: dict[str, np.ndarray]) -> bytes:
@@ -278,9 +120,49 @@ class NodeStore:
     self.tree = tree_pages.StoredTree(
         values, self.header.generation, max_bytes=tree_bytes
     )
+    self._following = threading.Lock()
+
+  def follow(self, generation: int | None = None) -> bool:
+    """Takes over a later commit to this store, if there is one.
+
+    Args:
+      generation: the one that left something to be desired, None is the
+        present one.
+
+    Returns:
+      Whether what is read from now on is of a later one. A store that was
+      replaced as a whole is another, which is to be opened anew.
+    """
+    with self._following:
+      present = self.header
+      if generation is not None and generation != present.generation:
+        return True  # another thread was here
+      try:
+        header = header_from_json(self.values.read(HEADER), self.location)
+      except (*READ_ERRORS, errors.InputError):
+        return False
+      replaced = header.created != present.created
+      if replaced or header.generation == present.generation:
+        return False
+      self.header = header
+      self.tree.restart(header.generation)
+      return True
 
   def read_chunk(self, key: int, group: str = PARAMETERS) -> bytes:
-    """A node's chunk as it is stored."""
+    """A node's chunk as it is stored.
+
+    A commit deletes what it supersedes: who still reads by the pages of an
+    older generation goes on with the newer one.
+    """
+    while True:
+      generation = self.header.generation
+      try:
+        return self._read_chunk(key, group)
+      except key_values.MissingError:
+        if not self.follow(generation):
+          raise
+
+  def _read_chunk(self, key, group) -> bytes:
     (version,) = self.tree.versions([key])
     if not version and self.tree.out_of_reach:
       raise key_values.UnreachableError(

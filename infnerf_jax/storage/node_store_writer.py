@@ -38,7 +38,7 @@ def create_store(
 
   Args:
     location: folder or bucket.
-    header: `generation` and what follows from the tree are filled in.
+    header: generations and what follows from the tree are filled in.
     octree: tree.
     rows_of: {group: row} of a node_id; None: no node has a chunk yet, all have
       version 0.
@@ -82,6 +82,7 @@ def create_store(
   header = dataclasses.replace(
       header,
       generation=generation,
+      created=generation,
       views_version=generation if views is not None else 0,
       num_nodes=octree.num_nodes,
       nodes_by_level=tuple(np.bincount(octree.level).tolist()),
@@ -179,6 +180,7 @@ class StoreWriter:
     self._zstd_level = zstd_level
     self.store = node_store.NodeStore(values)
     self._written: set[int] = set()
+    self._superseded_before: list[str] = []
 
   @property
   def generation(self) -> int:
@@ -205,6 +207,15 @@ class StoreWriter:
       num_bytes += len(data)
     self._written.add(int(key))
     return num_bytes
+
+  def note_written(self, key: int) -> None:
+    """Another writer has written this node's row of this generation."""
+    self._written.add(int(key))
+
+  def reopen(self) -> None:
+    """Takes over what another writer has committed."""
+    self.store = node_store.NodeStore(self._values)
+    self._written.clear()
 
   def is_written(self, key: int) -> bool:
     """Whether a node has a chunk, committed or not.
@@ -236,8 +247,9 @@ class StoreWriter:
   def commit(self, *, views=None, state=None, **changes: Any) -> int:
     """Makes everything written since the last commit the store's state.
 
-    Nothing may be reading rows meanwhile. Chunks that are superseded are
-    deleted afterwards.
+    Nothing may be reading rows by this writer meanwhile. Readers of the commit
+    before still find what it names; what that one superseded is deleted, and
+    readers of older ones go on with the new (`NodeStore.follow`).
 
     Args:
       views: arrays of the photos, None leaves them.
@@ -262,9 +274,15 @@ class StoreWriter:
     self._values.write(node_store.HEADER, node_store.header_to_json(header))
     self.store = node_store.NodeStore(self._values)
     self._written.clear()
-    for name in superseded:
-      self._values.delete(name)
+    self.delete_superseded()
+    self._superseded_before = superseded
     return generation
+
+  def delete_superseded(self) -> None:
+    """Deletes what only readers of the commit before the last one need."""
+    for name in self._superseded_before:
+      self._values.delete(name)
+    self._superseded_before = []
 
   def _superseded(self, views, state) -> list[str]:
     """Values that the commit under way leaves without a name."""

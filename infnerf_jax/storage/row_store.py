@@ -40,10 +40,12 @@ def moment_group(moments) -> row_codec.RowGroup:
 
 
 class RowStore:
-  """Rows by node_key; one process reads and writes.
+  """Rows by node_key.
 
   `read` and `write` may run in threads of their own, not for the same node at
-  once; `commit` alone.
+  once; `commit` alone. Several processes may write rows of different nodes,
+  where each tells (`note_written`) what the others write; one of them commits
+  while none writes, and all others `reopen` the store then.
 
   Attributes:
     location: folder.
@@ -51,18 +53,20 @@ class RowStore:
     bytes_written: likewise.
   """
 
-  def __init__(self, location):
+  def __init__(self, location, *, sweep: bool = True):
     """Opens what `create` made, and drops what a killed run left.
 
     Args:
       location: folder.
+      sweep: whether to drop it; nobody may be writing then.
 
     Raises:
       InputError: there is none, or it is damaged.
     """
     values = key_values.TensorStoreKeyValues(location)
     self._writer = node_store_writer.StoreWriter(values, zstd_level=_ZSTD_LEVEL)
-    node_store_writer.sweep(values)
+    if sweep:
+      node_store_writer.sweep(values)
     self._values = values
     self.location = str(location)
     self.bytes_read = self.bytes_written = 0
@@ -102,6 +106,18 @@ class RowStore:
   def write(self, key: int, row: dict[str, dict[str, np.ndarray]]) -> None:
     """Writes a node's row; it counts after the next commit."""
     self.bytes_written += self._writer.write_row(key, row)
+
+  def note_written(self, key: int) -> None:
+    """Another process writes a node's row before the next commit."""
+    self._writer.note_written(key)
+
+  def reopen(self) -> None:
+    """Follows another process's commit."""
+    self._writer.reopen()
+
+  def close(self) -> None:
+    """Deletes what readers of the commit before the last one still needed."""
+    self._writer.delete_superseded()
 
   def read_state(self) -> dict[str, Any]:
     """What the last commit said of all that is no row, nested by name.

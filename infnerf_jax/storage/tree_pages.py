@@ -200,6 +200,19 @@ class StoredTree:
     self.damage: dict[int, str] = {}
     self._retry_at: dict[int, float] = {}
 
+  def restart(self, root_version: int) -> None:
+    """Forgets all pages and goes on with another version of the root's.
+
+    Args:
+      root_version: version of the root's page.
+    """
+    with self._lock:
+      self._root_version = root_version
+      self._pages.clear()
+      self.nbytes = 0
+      self.damage.clear()
+      self._retry_at.clear()
+
   def child_masks(self, keys) -> np.ndarray:
     """[K] uint8 masks of existing nodes; zero below a page that is damaged."""
     return self._look_up(keys, 'masks', np.uint8)

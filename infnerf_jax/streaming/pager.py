@@ -3,8 +3,8 @@
 Rows of a fixed pool on the device hold nodes; the root keeps slot 0. For every
 view the working set is found, coarsened by the smallest level bias that fits,
 and what is not resident is read, coarse before fine. What cannot be read is
-shown by its nearest ancestor. Rows that a view does not need stay, least
-recently used out first, until their place is wanted.
+shown by its nearest ancestor, the root by nothing. Rows that a view does not
+need stay, least recently used out first, until their place is wanted.
 """
 
 import collections
@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infnerf_jax import errors
 from infnerf_jax.models import scene_model
 from infnerf_jax.storage import key_values, node_store, tree_pages
 from infnerf_jax.streaming import budget as budget_lib
@@ -79,7 +78,7 @@ def local_tree(
   """The part of a tree that a view needs, as device arrays.
 
   Args:
-    keys: [K] int64 of resident nodes, the root among them.
+    keys: [K] int64 of resident nodes.
     slots: [K] their slots.
     capacity: rows of the arrays; doubled until the nodes fit.
 
@@ -91,7 +90,7 @@ def local_tree(
   while len(whole[-1]) and whole[-1].max() > tree_pages.ROOT_KEY:
     above = np.unique(whole[-1] >> 3)
     whole.append(above[above > 0])
-  ids = np.unique(np.concatenate(whole))
+  ids = np.unique(np.append(np.concatenate(whole), tree_pages.ROOT_KEY))
   while capacity < len(ids):
     capacity *= 2
   children = np.full((capacity, 8), -1, np.int32)
@@ -124,9 +123,6 @@ class Pager:
       budget: of bytes.
       evict_above: share of the slots beyond which rows that the view does not
         need are given up after it.
-
-    Raises:
-      InputError: the root cannot be read.
     """
     self.store, self.frame, self.budget = store, frame, budget
     self._group = store.header.group()
@@ -143,13 +139,7 @@ class Pager:
     self._out_of_reach: dict[int, float] = {}
     self.damaged: dict[int, str] = {}
     self.num_read = self.num_evicted = 0
-    try:
-      self._upload(tree_pages.ROOT_KEY, 0, self._read(tree_pages.ROOT_KEY))
-    except node_store.READ_ERRORS as e:
-      self.close()
-      raise errors.InputError(
-          f'{store.location}: the root cannot be read: {e}'
-      ) from e
+    self._load([tree_pages.ROOT_KEY], None)
 
   def close(self) -> None:
     """Stops reading and gives the rows back."""
@@ -294,7 +284,7 @@ class Pager:
       if row is None:
         self._want_ancestor(key, waiting)
       elif key not in self._slot_of:
-        self._upload(key, self._take_slot(), row)
+        self._upload(key, self._take_slot(key), row)
     return list(waiting)
 
   def _want_ancestor(self, key, waiting) -> None:
@@ -302,6 +292,8 @@ class Pager:
     key >>= 3
     while key and not (key in self._slot_of or self._may_read(key)):
       key >>= 3
+    if not key:
+      return  # not even the root: nothing shows there
     self._in_use.add(key)
     if self._may_read(key) and key not in waiting:
       waiting.append(key)
@@ -329,8 +321,10 @@ class Pager:
     self._slot_of[key] = slot
     self.num_read += 1
 
-  def _take_slot(self) -> int:
-    """A free slot; the least recently used row that the view can miss goes."""
+  def _take_slot(self, key) -> int:
+    """A slot for a node; the least recently used row that can go does."""
+    if key == tree_pages.ROOT_KEY:
+      return 0
     if self._free:
       return self._free.pop()
     for key in self._slot_of:

@@ -187,7 +187,7 @@ class StoreScene:
       ImageOutputs; `frame_report` says what it took.
 
     Raises:
-      InputError: the cap does not hold the root, or the root is damaged.
+      InputError: the cap does not hold the root.
     """
     (last,) = self._steps(camera, options, step=None)
     return last.image
@@ -238,6 +238,8 @@ class StoreScene:
         camera, pixel_size=pixel, proposal_stride=sampling.proposal_stride
     )
     reads = None if step is None else 0
+    if self.store.tree.damage:
+      self.store.follow()  # perhaps a later commit has other pages
     while True:
       view = pager.prepare(tiles, max_reads=reads)
       final = not view.missing

@@ -37,6 +37,8 @@ class ViewTiles(NamedTuple):
     offsets: [T, 4].
     axis: [T, 3] unit, the middle of the tile's rays.
     min_cos: [T] of the angle between axis and rays.
+    components: [T, 2, 3] smallest and largest of the rays' unit directions'
+      components along the world's axes.
     slope: [T, 2] smallest and largest cone slope.
     base: [T, 2] footprint at the origin.
     is_bounded: [T] False where the planes bound nothing.
@@ -47,6 +49,7 @@ class ViewTiles(NamedTuple):
   offsets: np.ndarray
   axis: np.ndarray
   min_cos: np.ndarray
+  components: np.ndarray
   slope: np.ndarray
   base: np.ndarray
   is_bounded: np.ndarray
@@ -99,6 +102,7 @@ def _orthographic_tiles(camera, rotation, origin, slope, beyond) -> ViewTiles:
       ),
       axis=forward[None],
       min_cos=np.ones(1),
+      components=np.stack([forward, forward])[None],
       slope=np.zeros((1, 2)),
       base=np.array([[1 - _SLOPE_MARGIN, 1 + _SLOPE_MARGIN]]) * base,
       is_bounded=np.ones(1, bool),
@@ -155,12 +159,16 @@ def view_tiles(
   normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
   widest = np.arccos(np.clip(cos.min(axis=-1), -1, 1)) + span
   factor = np.array([1 - _SLOPE_MARGIN, 1 + _SLOPE_MARGIN])
+  # A unit vector that turns moves no component farther than it turns.
+  turn = (np.sqrt(2) * span)[:, None]
+  components = np.stack([rays.min(axis=1) - turn, rays.max(axis=1) + turn], 1)
   return ViewTiles(
       origin=origin,
       normals=normals,
       offsets=np.zeros((len(axis), 4)),
       axis=axis,
       min_cos=np.where(bounded, np.cos(np.minimum(widest, 1.5)), 1e-3),
+      components=components,
       slope=np.stack([slopes.min(-1), slopes.max(-1)], axis=-1) * factor,
       base=np.zeros((len(axis), 2)),
       is_bounded=bounded,

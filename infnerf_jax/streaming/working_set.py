@@ -146,6 +146,37 @@ def _level_range(frame: Frame, low, high):
   return np.searchsorted(edges, -high), np.searchsorted(edges, -low, 'right')
 
 
+def _slabs(components, low, high):
+  """Distances between which rays may be between boxes' opposite faces.
+
+  Args:
+    components: [T, 2, 3] of tiles' directions.
+    low: [B, 3] lower corners from the rays' origin, metres.
+    high: [B, 3].
+
+  Returns:
+    ([B, T] nearest, [B, T] farthest) metres; farther than the farthest where
+    no ray of a tile meets a box.
+  """
+  near = np.zeros((len(low), len(components)))
+  far = np.full_like(near, np.inf)
+  with np.errstate(divide='ignore', invalid='ignore', over='ignore'):
+    for axis in range(3):
+      # Both ways: towards rising coordinates and towards falling ones.
+      for slowest, fastest, enter, leave in (
+          (components[:, 0, axis], components[:, 1, axis],
+           low[:, axis], high[:, axis]),
+          (-components[:, 1, axis], -components[:, 0, axis],
+           -high[:, axis], -low[:, axis]),
+      ):  # fmt: skip
+        ahead, passed = enter[:, None] > 0, leave[:, None]
+        reached = np.where(fastest > 0, enter[:, None] / fastest, np.inf)
+        near = np.where(ahead, np.maximum(near, reached), near)
+        left = np.where(slowest > 0, passed / slowest, np.inf)
+        far = np.minimum(far, left)
+  return near, far
+
+
 def _distances(tiles, low, high, frame: Frame):
   """Distances at which tiles' rays may be in boxes.
 
@@ -180,6 +211,9 @@ def _distances(tiles, low, high, frame: Frame):
     gap = np.linalg.norm(np.maximum(np.abs(center) - half, 0), axis=-1)
     near = np.maximum(near, gap[:, None])
     far = np.minimum(far, reach[:, None])
+    first, last = _slabs(tiles.components, center - half, center + half)
+    near = np.maximum(near, np.where(tiles.is_bounded, first, 0.0))
+    far = np.minimum(far, np.where(tiles.is_bounded, last, np.inf))
   near = np.maximum(near, frame.near * (1 - _ROUNDING))
   far = np.minimum(far, frame.far * (1 + _ROUNDING))
   return near, far, seen & (far >= near)

@@ -18,8 +18,8 @@ from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import ray_batches
 from infnerf_jax.training import gradients
 
-# Cells of all photos and pyramid levels, 4 bytes each.
-_MAX_CELLS = 1 << 24
+# Cells of all photos and pyramid levels; a focus takes some 40 bytes for each.
+_MAX_CELLS = 1 << 22
 _GRIDS = (32, 16, 8, 4)
 _BLOCK = 1 << 14
 # Batches that say how much is looked at each node; steps never reach them.
@@ -86,7 +86,7 @@ def _block(x, start, dtype):
 
 def _locator(surroundings, spec, policy):
   """Jitted ([B] photo, [B, 2] pix, [B] pixel size, [B] distance) to nodes."""
-  num_nodes = surroundings.node_level.shape[0]
+  num_nodes = surroundings.joins.shape[0]
   tree = scene_model.TreeArrays(
       surroundings.tree.children, jnp.zeros(num_nodes, jnp.int32)
   )

@@ -33,7 +33,7 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
     Nodes by level, bytes of memory and disk, seconds; `warnings`: what is
     wrong with the scene; `fits`: whether memory and disk are there.
   """
-  plan = setup.make_plan(config, workdir)
+  plan = setup.make_plan(config, workdir, _num_shards(config))
   rows = node_pool.row_bytes(plan.spec.field)
   size = np.asarray(plan.scene.cameras.width, np.int64) * np.asarray(
       plan.scene.cameras.height, np.int64
@@ -42,11 +42,13 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
   photos = float(np.sum(size)) / plan.downscale**2 * levels * 3
   cached = min(photos, config.data.cache_gb * 1e9)
   by_level = plan.built.report['nodes_by_level']
-  training = plan.num_slots * rows['training']
+  training, resident = plan.num_slots * rows['training'], plan.num_slots
   if plan.capacity:
-    # A store of all nodes, old and new versions between two commits.
+    # A store of all nodes in three versions: what a reader may look at, what is
+    # committed, and what changed since.
     training = plan.capacity.bytes
-    kept = 2 * sum(by_level) * rows['training']
+    resident = plan.capacity.num_rows
+    kept = 3 * sum(by_level) * rows['training']
   else:
     kept = (config.checkpoints_kept + 1) * training
   result = {
@@ -58,7 +60,7 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
           max(plan.num_slots, sum(by_level)) * rows['parameters']
       ),
       'training_bytes': training,
-      'resident_nodes': min(plan.num_slots, sum(by_level)),
+      'resident_nodes': min(resident, sum(by_level)),
       'photo_cache_bytes': int(cached),
       'disk_bytes': int(cached + kept),
       'disk_free_bytes': shutil.disk_usage(_existing(workdir)).free,
@@ -75,7 +77,9 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
     result['compile_seconds'] = compile_seconds
     result['step_seconds'] = step_seconds
     result['rays_per_second'] = config.batch_size / step_seconds
-    result['seconds'] = compile_seconds + config.num_steps * step_seconds
+    done = plan.extension.first_step if plan.extension else 0
+    num_steps = config.num_steps - done
+    result['seconds'] = compile_seconds + num_steps * step_seconds
   return result
 
 
@@ -101,6 +105,13 @@ def _warnings(plan) -> list[str]:
         ' whose pictures hold it'
     )
   return found
+
+
+def _num_shards(config) -> int:
+  """Node shards of the run, which may be meant for other machines."""
+  if config.devices.node or not config.devices.data:
+    return config.devices.node or 1
+  return max(1, jax.device_count() // config.devices.data)
 
 
 def _existing(path):

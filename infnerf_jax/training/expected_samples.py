@@ -134,7 +134,7 @@ def samples_of_phases(
               surroundings._replace(
                   tree=growth.active_tree(
                       surroundings.tree,
-                      surroundings.node_level,
+                      surroundings.joins,
                       step,
                       growth_steps,
                   )

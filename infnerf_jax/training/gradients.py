@@ -19,25 +19,40 @@ from infnerf_jax.training import poses as poses_lib
 from infnerf_jax.training import step_options as options_lib
 
 
+class Learners(NamedTuple):
+  """What learns in a run that photos were added to; all else stays as it is.
+
+  Attributes:
+    nodes: [N] bool.
+    photos: [P] bool, whose appearance and poses do.
+  """
+
+  nodes: jax.Array
+  photos: jax.Array
+
+
 class Surroundings(NamedTuple):
   """Device arrays that steps read and never change.
 
   Attributes:
     tree: node arrays.
-    node_level: [N] int32.
+    joins: [N] int32 entry of the growth schedule at which a node joins, counted
+      from 1; 0: it takes part from the start.
     cameras: camera table of all photos.
     inner: [M] int32 nodes with children.
     sample_aabb: [2, 3] root units.
     prior_nodes: [K] int32 nodes that the prior of each node draws from, None:
       all.
+    learners: None: everything learns.
   """
 
   tree: scene_model.TreeArrays
-  node_level: jax.Array
+  joins: jax.Array
   cameras: cameras_lib.DeviceCameras
   inner: jax.Array
   sample_aabb: jax.Array
   prior_nodes: jax.Array | None = None
+  learners: Learners | None = None
 
 
 class RayBatch(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_evaluation, scene_model
-from infnerf_jax.render import render_rays
+from infnerf_jax.render import render_rays, stand_ins
 from infnerf_jax.sharding import exchange
 from infnerf_jax.training import optimizer
 
@@ -86,13 +86,14 @@ def phase_starts(growth_steps: tuple[int, ...]) -> list[int]:
 
 
 def active_tree(
-    tree: scene_model.TreeArrays, node_level, step, growth_steps
+    tree: scene_model.TreeArrays, joins, step, growth_steps
 ) -> scene_model.TreeArrays:
-  """The tree whose deeper nodes are not resident yet.
+  """The tree whose nodes that join later are not resident yet.
 
   Args:
     tree: all nodes.
-    node_level: [N] int32.
+    joins: [N] int32 entry of the schedule at which each joins, from 1; their
+      levels, where levels join one after the other.
     step: of the run.
     growth_steps: see `steps_of_schedule`.
 
@@ -103,7 +104,7 @@ def active_tree(
     return tree
   xp = np if isinstance(tree.slot_of_node, np.ndarray) else jnp
   limit = active_level(step, growth_steps)
-  joined = node_level <= limit
+  joined = joins <= limit
   slots = xp.where(joined, tree.slot_of_node, -1)
   active = None if tree.active is None else tree.active & joined
   return tree._replace(slot_of_node=slots, active=active)
@@ -149,6 +150,11 @@ def rehearse(
       key, nodes, soon, spec, rays, t, policy
   )
   takes_over = (new_id != old_id) & (new_slot >= 0) & (samples.slot >= 0)
+  if soon.active is not None:
+    # What is an absent descendant's is not for its ancestor to learn.
+    own = stand_ins.whole_tree(soon)
+    own_id = _relocate(key, nodes, own, spec, rays, t, policy)[0]
+    takes_over &= own_id == new_id
   slot = jnp.where(takes_over, new_slot, -1).reshape(-1)
   old_slot = jnp.where(takes_over, old_slot, -1).reshape(-1)
   position = position.reshape(-1, 3)

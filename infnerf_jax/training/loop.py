@@ -11,18 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infnerf_jax import json_files
+from infnerf_jax import errors
 from infnerf_jax import progress as progress_lib
-from infnerf_jax.octree import io as octree_io
-from infnerf_jax.scene import camera_io, ray_batches
+from infnerf_jax.scene import ray_batches
 from infnerf_jax.sharding import processes
-from infnerf_jax.storage import checkpoint
+from infnerf_jax.storage import checkpoint, leaves
 from infnerf_jax.training import (
+    extended_run,
+    extension,
     growth,
     losses,
     mesh_route,
     metrics_log,
     out_of_core,
+    run_files,
     settings,
     setup,
 )
@@ -62,29 +64,30 @@ class Trained(NamedTuple):
   store: pathlib.Path | None = None
 
 
-def write_run_files(workdir, run: setup.Run) -> None:
-  """Writes what a trained run needs beside its checkpoints."""
-  workdir = pathlib.Path(workdir)
-  names = run.plan.scene.photos.names
-  octree_io.save_octree(
-      workdir / 'octree.npz', run.plan.built.octree, run.plan.built.sample_aabb
-  )
-  camera_io.save_cameras(workdir / 'cameras.npz', names, run.plan.scene.cameras)
-  split = {
-      part: [names[i] for i in rows]
-      for part, rows in run.split._asdict().items()
-  }
-  json_files.write_json_atomic(workdir / 'split.json', split)
-  json_files.write_json_atomic(workdir / 'scene_report.json', run.report)
-  json_files.write_json_atomic(workdir / 'frame.json', run.plan.scene.frame)
-
-
 def _restore(manager, config, run):
   """The newest checkpoint's state in the tree's order, None without one."""
   if manager.latest_step() is None:
     return None
   template = jax.eval_shape(lambda: route_lib.initial_state(config, run))
-  return manager.restore(template)[1]
+  if run.plan.extension is None:
+    return manager.restore(template)[1]
+  step, stored = manager.restore()
+  if step > run.plan.extension.first_step:
+    return leaves.into_template(leaves.named_leaves(stored), template)
+  if step < run.plan.extension.first_step:
+    raise errors.InputError(
+        f'{manager.directory}: found step {step} whole, expected step'
+        f' {run.plan.extension.first_step}, where'
+        ' config.data.extra_paths were added'
+    )
+  return extended_run.carry_state(
+      stored,
+      template,
+      run.plan.built.octree,
+      run.plan.base,
+      setup.init_key(config),
+      run.plan.spec.field,
+  )
 
 
 def _check_finite(config, run, route, metrics, state_step, in_row):
@@ -148,17 +151,24 @@ def train(config, workdir, *, hooks: Hooks = Hooks()) -> Trained:
     # them.
     with processes.first_before_others('prepare'):
       if processes.is_first():
-        stack.enter_context(workdir_lib.prepare_workdir(workdir, config))
-      run = setup.prepare_run(config, workdir)
+        stack.enter_context(
+            workdir_lib.prepare_workdir(
+                workdir,
+                config,
+                before_config=lambda: extension.begin(config, workdir),
+            )
+        )
+      run = setup.prepare_run(config, workdir, shape[1])
       if processes.is_first():
-        write_run_files(workdir, run)
+        run_files.write(workdir, run)
     paged = out_of_core.make_route(config, workdir, run, shape)
     if paged is not None:
       # Its commits are its checkpoints.
       with paged:
         state = paged.start(None)
         _run_steps(config, workdir, run, paged, paged, state, hooks)
-      return Trained(run, None, out_of_core.store_of(workdir))
+      store = out_of_core.store_of(workdir) if processes.is_first() else None
+      return Trained(run, None, store)
     route = mesh_route.make_route(config, run, shape)
     manager = checkpoint.CheckpointManager(
         workdir / 'checkpoints', keep=config.checkpoints_kept
@@ -266,7 +276,7 @@ def _as_grown(run, step):
   surroundings = run.surroundings
   tree = growth.active_tree(
       surroundings.tree,
-      surroundings.node_level,
+      surroundings.joins,
       step,
       run.step_options.growth_steps,
   )
@@ -286,9 +296,9 @@ def _maybe_hook(config, hooks, run, manager, route, state, done, log, workdir):
       # Hooks look at what the store holds, not at what is resident.
       manager.save(done, whole)
       whole = None
-    if validates:
+    if validates and processes.is_first():
       log.write({'step': done, **hooks.validate(run, whole)})
-    if previews:
+    if previews and processes.is_first():
       hooks.preview(run, whole, done, workdir)
   # The others do not wait in the middle of a step, where waits have limits.
   processes.barrier(f'hook {done}')

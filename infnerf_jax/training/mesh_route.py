@@ -88,6 +88,17 @@ def _samples(config, run) -> np.ndarray:
   )
 
 
+def make_partitions(
+    config, run: setup.Run, num_shards: int
+) -> tuple[partition_lib.Partition, ...]:
+  """Where the nodes live, by phase of growth; the same on all processes."""
+  octree = run.plan.built.octree
+  processes.agree('octree', _digest(octree.level, octree.coord))
+  return partition_lib.make_partitions(
+      octree.level, octree.parent, _samples(config, run), num_shards
+  )
+
+
 def _digest(*arrays) -> str:
   return hashlib.sha256(
       b''.join(np.ascontiguousarray(x).tobytes() for x in arrays)
@@ -116,11 +127,8 @@ class MeshRoute:
       )
     self._config, self._run = config, run
     self._mesh = mesh_lib.first_devices(*shape)
-    processes.agree('octree', _digest(octree.level, octree.coord))
     self._starts = growth.phase_starts(run.step_options.growth_steps)
-    self.partitions = partition_lib.make_partitions(
-        octree.level, octree.parent, _samples(config, run), shape[1]
-    )
+    self.partitions = make_partitions(config, run, shape[1])
     self._phase = 0
     self._around = None
     self._key = sharded_step.place_everywhere(
@@ -130,7 +138,7 @@ class MeshRoute:
         self._mesh, run.plan.spec, run.render_options, run.step_options
     )
     self._draw = route.ray_drawer(config, run)
-    self._rays = _rays_of_process(self._mesh, config.batch_size)
+    self._rays = DealtRays(self._mesh, config.batch_size)
 
   @property
   def partition(self) -> partition_lib.Partition:
@@ -164,7 +172,7 @@ class MeshRoute:
 
   def draw(self, step: int) -> ray_batches.RayBatch:
     """This process's rays."""
-    return self._draw(step, self._rays)
+    return self._draw(step, self._rays.mine)
 
   def step(self, state, batch: ray_batches.RayBatch, number: int):
     """Takes a step; where levels join, nodes find their new owners first."""
@@ -176,24 +184,9 @@ class MeshRoute:
       )
     return self._step(
         state,
-        route.device_batch(batch, self._put_rays),
+        route.device_batch(batch, self._rays.place),
         self._around,
         self._key,
-    )
-
-  def _put_rays(self, x):
-    """An array over the data shards from this process's rays."""
-    num_rays, first = self._config.batch_size, self._rays.start
-
-    def part(at):
-      start, stop, _ = at[0].indices(num_rays)
-      return x[start - first : stop - first]
-
-    rays = jax.sharding.PartitionSpec(mesh_lib.DATA)
-    return jax.make_array_from_callback(
-        (num_rays,) + x.shape[1:],
-        jax.sharding.NamedSharding(self._mesh, rays),
-        part,
     )
 
   def whole(self, state) -> state_lib.TrainState | None:
@@ -202,28 +195,73 @@ class MeshRoute:
 
   def report(self, metrics: step_lib.StepMetrics) -> dict[str, Any]:
     """Samples and bytes of each device; all processes must call it."""
-    samples = np.asarray(metrics.samples_evaluated)
-    held = sharded_state.live_bytes()
-    mine = [held[device.id] for device in jax.local_devices()]
-    if processes.count() > 1:
-      mine = multihost_utils.process_allgather(np.asarray(mine, np.float64))
     partition = self.partition
     return {
-        'samples_by_device': samples.tolist(),
-        'sample_imbalance': float(samples.max() / max(samples.mean(), 1e-9)),
-        'bytes_by_device': np.asarray(mine, np.int64).reshape(-1).tolist(),
+        **report_devices(metrics),
         'memory_imbalance': partition.memory_imbalance,
         'resident_share': partition.resident_share,
     }
 
 
-def _rays_of_process(mesh, num_rays) -> slice:
-  """The rays of a batch that this process's devices take."""
-  me = jax.process_index()
-  rows = [
-      row
-      for (row, _), device in np.ndenumerate(mesh.devices)
-      if device.process_index == me
-  ]
-  size = num_rays // mesh.shape[mesh_lib.DATA]
-  return slice(min(rows) * size, (max(rows) + 1) * size)
+def report_devices(metrics: step_lib.StepMetrics) -> dict[str, Any]:
+  """Samples and bytes of each device; all processes must call it."""
+  samples = np.asarray(metrics.samples_evaluated)
+  held = sharded_state.live_bytes()
+  mine = [held[device.id] for device in jax.local_devices()]
+  return {
+      'samples_by_device': samples.tolist(),
+      'sample_imbalance': float(samples.max() / max(samples.mean(), 1e-9)),
+      'bytes_by_device': of_processes(mine).reshape(-1).astype(int).tolist(),
+  }
+
+
+def of_first_process(tree):
+  """A pytree of arrays as the first process has it; all must call it."""
+  if processes.count() == 1:
+    return tree
+  return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(tree))
+
+
+def of_processes(values) -> np.ndarray:
+  """[processes, ...] numbers of each; all must call it."""
+  values = np.asarray(values, np.float64)
+  if processes.count() == 1:
+    return values[None]
+  return np.asarray(multihost_utils.process_allgather(values), np.float64)
+
+
+class DealtRays:
+  """The rays of a batch that this process's devices take.
+
+  Attributes:
+    mine: which of the batch's.
+  """
+
+  def __init__(self, mesh: jax.sharding.Mesh, num_rays: int):
+    """Deals the batch out, in order, over the data shards.
+
+    Args:
+      mesh: data shards by node shards.
+      num_rays: of a batch.
+    """
+    self._sharding = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec(mesh_lib.DATA)
+    )
+    self._num_rays = num_rays
+    rows = [
+        row
+        for (row, _), device in np.ndenumerate(mesh.devices)
+        if device.process_index == jax.process_index()
+    ]
+    size = num_rays // mesh.shape[mesh_lib.DATA]
+    self.mine = slice(min(rows) * size, (max(rows) + 1) * size)
+
+  def place(self, x):
+    """An array over the data shards, from this process's rays."""
+
+    def part(at):
+      start, stop, _ = at[0].indices(self._num_rays)
+      return x[start - self.mine.start : stop - self.mine.start]
+
+    shape = (self._num_rays,) + x.shape[1:]
+    return jax.make_array_from_callback(shape, self._sharding, part)

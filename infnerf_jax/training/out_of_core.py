@@ -3,7 +3,8 @@
 `make_route` decides whether a run pages. Its route draws the batches of each
 stage, keeps the rows that its steps need in their slots, commits instead of
 checkpoints, and counts how many samples every node got of those that it would
-have got were all nodes resident. See docs/out_of_core.md.
+have got were all nodes resident. It is one route for any mesh: a single device
+is a mesh of one. See docs/out_of_core.md.
 """
 
 import pathlib
@@ -19,28 +20,34 @@ from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import ray_batches
+from infnerf_jax.sharding import mesh as mesh_lib
+from infnerf_jax.sharding import processes
 from infnerf_jax.storage import leaves, row_store
 from infnerf_jax.training import (
   capacity,
   coverage,
   gradients,
+  mesh_route,
   paging,
   priors,
   residency,
   route,
   run_store,
+  sample_counts,
   setup,
+  sharded_state,
+  sharded_step,
 )  # fmt: skip
 from infnerf_jax.training import state as state_lib
-from infnerf_jax.training import step as step_lib
 
 STORE = 'nodes'
 REPORT = 'out_of_core.json'
 # What rendering takes beside rows: programs, rays, a picture.
 _BESIDE_ROWS_GB = 0.4
 _COUNTS = 'samples_of_node'
-# Steps whose counts of samples 32 bits hold.
-_FLUSH_EVERY = 256
+# Of rows that come and go in a step, for each sample that it evaluates: a fifth
+# of its time on two cores, where a megabyte read and written costs 3 ms.
+_BYTES_A_SAMPLE = 40
 # Nodes with fewer samples say nothing of how samples are spread.
 _MIN_SAMPLES = 1000
 
@@ -87,79 +94,104 @@ def make_route(
         f' config.max_memory_gb = {config.max_memory_gb:g} does not hold;'
         ' expected a cap that holds them (0: none) or another workdir'
     )
-  if shape != (1, 1) or config.data.photo_groups > 1:
-    raise errors.InputError(
-        f'config.devices: got {shape[0]} x {shape[1]} devices and'
-        f' {config.data.photo_groups} photo groups, expected one of each where'
-        ' config.max_memory_gb does not hold all nodes'
-    )
-  return PagedRoute(config, workdir, run)
+  return PagedRoute(config, workdir, run, shape)
+
+
+def _rows_a_step(config, field) -> float:
+  """Rows that a step leaves time for."""
+  samples = config.batch_size * sum(config.sampling.num_samples)
+  return _BYTES_A_SAMPLE * samples / capacity.slot_bytes(field)
 
 
 class PagedRoute:
   """Paging of one run: a route and what stands for its checkpoints.
 
   A context manager. See `route.OneDevice` for the methods of a route, whose
-  state holds the rows of resident nodes.
+  state holds the rows of resident nodes, over the mesh.
 
   Attributes:
     store: where rows go.
     plan: what is resident when.
   """
 
-  def __init__(self, config, workdir, run: setup.Run):
+  def __init__(self, config, workdir, run: setup.Run, shape: tuple[int, int]):
     """Opens or makes the store; see `make_route`."""
     self._config, self._run = config, run
-    self._options = route.batch_options(config, run)
-    self._key = setup.step_key(config)
-    self._step = step_lib.make_train_step(
-        run.plan.spec, run.render_options, run.step_options
+    self._mesh = mesh_lib.first_devices(*shape)
+    self._rays = mesh_route.DealtRays(self._mesh, config.batch_size)
+    self._draw = route.ray_drawer(config, run)
+    self._key = sharded_step.place_everywhere(
+        setup.step_key(config), self._mesh
+    )
+    self._step = sharded_step.make_sharded_train_step(
+        self._mesh, run.plan.spec, run.render_options, run.step_options
     )
     self._workdir = pathlib.Path(workdir)
-    octree, spec = run.plan.built.octree, run.plan.spec
-    held = run.plan.capacity or capacity.all_resident(
-        spec.field, octree.num_nodes
-    )
-    self._maps, mass = self._coverage(held, octree)
-    step_options = run.step_options
-    self.plan = residency.Plan(
-        octree,
-        held,
-        mass,
-        num_steps=max(step_options.lr_decay_steps, config.num_steps),
-        growth_steps=step_options.growth_steps,
-        rehearsal=step_options.growth_rehearsal,
-    )
-    location = store_of(workdir)
-    if location is not None:
-      self.store = row_store.RowStore(location)
-    else:
-      header = run_store.header(config, self._workdir, run)
-      self.store = row_store.create(self._workdir / STORE, header, octree)
+    octree, field = run.plan.built.octree, run.plan.spec.field
+    self.plan = self._make_plan()
+    self.store = self._open_store()
     key = setup.init_key(config)
-    first_row = jax.jit(lambda i: paging.initial_row(key, i, spec.field))
+    first_row = jax.jit(lambda i: paging.initial_row(key, i, field))
     self._pager = paging.Pager(
         self.store,
         self.plan,
         tree_lib.node_key(octree.level, octree.coord),
         lambda node: first_row(jnp.int32(node)),
+        self._mesh,
     )
-    self._counts = np.zeros((2, octree.num_nodes), np.int64)
-    self._fresh, self._num_fresh = None, 0
-    self._focus = self._around = self._marks = None
-    self._number = 0
+    self._counts = sample_counts.NodeCounts(octree.num_nodes)
+    self._focuses = self._around = self._marks = None
+    self._placed = self._place_surroundings()
+    self._number = self._num_commits = 0
+
+  def _make_plan(self) -> residency.Plan:
+    run, config = self._run, self._config
+    octree, options = run.plan.built.octree, run.step_options
+    held, owners, self._maps = run.plan.capacity, None, None
+    if held is None:
+      # The store of a run that paged, and now all its nodes fit.
+      partition = mesh_route.make_partitions(
+          config, run, self._mesh.shape[mesh_lib.NODE]
+      )[-1]
+      held = capacity.all_resident(run.plan.spec.field, partition)
+      owners = partition.shard_of_node
+      mass = np.full(octree.num_nodes, 1 / octree.num_nodes)
+    else:
+      mass = self._coverage()
+    return residency.Plan(
+        octree,
+        held,
+        mass,
+        num_steps=max(options.lr_decay_steps, config.num_steps),
+        growth_steps=options.growth_steps,
+        rehearsal=options.growth_rehearsal,
+        rows_a_step=_rows_a_step(config, run.plan.spec.field),
+        shard_of_node=owners,
+    )
+
+  def _open_store(self) -> row_store.RowStore:
+    """The store, made by the first process where there is none."""
+    with processes.first_before_others('node store'):
+      if processes.is_first() and store_of(self._workdir) is None:
+        header = run_store.header(self._config, self._workdir, self._run)
+        octree = self._run.plan.built.octree
+        return row_store.create(self._workdir / STORE, header, octree)
+      return row_store.RowStore(
+          self._workdir / STORE, sweep=processes.is_first()
+      )
 
   def __enter__(self):
     return self
 
   def __exit__(self, *unused):
     self._pager.close()
+    if processes.is_first():
+      self.store.close()
 
-  def _coverage(self, held, octree):
-    """(NodeMaps or None, [N] mass): where rays end."""
+  def _coverage(self) -> np.ndarray:
+    """[N] mass: where rays end, as the first process finds; makes the maps."""
     run = self._run
-    if held.num_slots >= octree.num_nodes:
-      return None, np.full(octree.num_nodes, 1 / octree.num_nodes)
+    octree = run.plan.built.octree
     known = run.observations
     if known is None:
       # The losses do without them; planning does not.
@@ -176,30 +208,31 @@ class PagedRoute:
         run.render_options.level_policy,
         [run.plan.downscale * 2.0**level for level in range(num_levels)],
     )
-    mass = coverage.node_mass(
-        maps, run.pyramid, run.split.train, self._options, run.observations,
-        cameras, octree.num_nodes,
+    # Hosts of different kinds may round differently; plans must not.
+    self._maps = mesh_route.of_first_process(maps)._replace(grid=maps.grid)
+    return coverage.node_mass(
+        self._maps, run.pyramid, run.split.train,
+        route.batch_options(self._config, run), run.observations, cameras,
+        octree.num_nodes,
     )  # fmt: skip
-    return maps, mass
 
   def draw(self, step: int) -> ray_batches.RayBatch:
-    """The batch of a step; a function of seed and step."""
-    return ray_batches.sample_batch(
-        self._run.pyramid,
-        self._run.split.train,
-        self._options,
-        step,
-        self._run.observations,
-        self._focus_of(self.plan.stage_at(step)),
+    """This process's rays of a step; a function of seed and step."""
+    return self._draw(
+        step, self._rays.mine, self._focuses_of(self.plan.stage_at(step))
     )
 
-  def _focus_of(self, stage) -> focus_lib.Focus | None:
+  def _focuses_of(self, stage) -> list[focus_lib.Focus] | None:
+    """One a photo group: each keeps what it derives from its own photos."""
     if stage.weight is None:
       return None
-    if self._focus is None or self._focus[0] != stage.index:
-      focus = focus_lib.Focus(self._maps, stage.weight)
-      self._focus = (stage.index, focus)
-    return self._focus[1]
+    if self._focuses is None or self._focuses[0] != stage.index:
+      focuses = [
+          focus_lib.Focus(self._maps, stage.weight)
+          for _ in range(self._config.data.photo_groups)
+      ]
+      self._focuses = (stage.index, focuses)
+    return self._focuses[1]
 
   def start(self, stored) -> state_lib.TrainState:
     """The state of the last commit; `step` fills its rows.
@@ -208,17 +241,30 @@ class PagedRoute:
       stored: None; there are no other checkpoints.
     """
     del stored
-    state = route.initial_state(self._config, self._run)
+    state = self._blank()
     if not self.store.header.state_version:
       return state
     arrays = self.store.read_state()
-    self._counts = arrays.pop(_COUNTS)
+    self._counts.total = arrays.pop(_COUNTS)
     try:
       dense = leaves.into_template(arrays, _without_rows(state))
     except ValueError as e:
       raise errors.InputError(f'{self.store.location}: {e}') from e
-    dense = jax.tree.map(lambda x: jnp.array(x, copy=True), dense)
+    processes.agree('commit', int(dense.step))
+    dense = sharded_step.place_everywhere(dense, self._mesh)
     return paging.with_rows(dense, paging.rows_of(state))
+
+  def _blank(self) -> state_lib.TrainState:
+    """The state before the first step, whose slots hold nothing."""
+    run, num_rows = self._run, self.plan.capacity.num_rows
+    shapes = jax.eval_shape(
+        lambda: route.initial_state(self._config, run, num_rows)
+    )
+    dense = sharded_step.place_everywhere(
+        _without_rows(route.initial_state(self._config, run, 1)), self._mesh
+    )
+    rows = sharded_state.zeros(paging.rows_of(shapes), self._mesh)
+    return paging.with_rows(dense, rows)
 
   def step(self, state, batch: ray_batches.RayBatch, number: int):
     """Makes resident what a step needs, and takes it; the state is donated."""
@@ -230,99 +276,113 @@ class PagedRoute:
       self._around = (stage.index, self._surroundings(stage))
     state, metrics = self._step(
         paging.with_rows(state, rows),
-        route.device_batch(batch),
+        route.device_batch(batch, self._rays.place),
         self._around[1],
         self._key,
     )
-    self._count(metrics)
+    self._counts.add(metrics.samples_of_node)
     self._number = number + 1
     return state, metrics
 
   def whole(self, state) -> state_lib.TrainState:
-    """The state as `save` takes it."""
+    """The state as `save` takes it, in every process."""
     return state
 
-  def _surroundings(self, stage) -> gradients.Surroundings:
-    around, octree = self._run.surroundings, self.plan.octree
-    pinned = self.plan.phases[stage.index[0]].pinned
-    rows = lambda among: jnp.asarray(
-        residency.prior_rows(octree, stage, pinned, among)
+  def _place_surroundings(self) -> gradients.Surroundings:
+    """What no stage changes, over the mesh."""
+    around, held = self._run.surroundings, self.plan.capacity
+    shard = sharded_step.place_shard(
+        held.local_slots(), np.arange(held.num_pinned), self._mesh
     )
     tree = around.tree._replace(
-        slot_of_node=jnp.asarray(stage.slot_of_node),
-        active=jnp.ones(octree.num_nodes, bool),
+        active=np.ones(self.plan.octree.num_nodes, bool)
     )
-    return around._replace(
-        tree=tree,
+    placed = sharded_step.place_everywhere(
+        around._replace(tree=tree), self._mesh
+    )
+    return placed._replace(tree=placed.tree._replace(shard=shard))
+
+  def _surroundings(self, stage) -> gradients.Surroundings:
+    octree, placed = self.plan.octree, self._placed
+    pinned = self.plan.phases[stage.index[0]].pinned
+    put = lambda x: sharded_step.place_everywhere(x, self._mesh)
+    rows = lambda among: put(residency.prior_rows(octree, stage, pinned, among))
+    return placed._replace(
+        tree=placed.tree._replace(slot_of_node=put(stage.slot_of_node)),
         inner=rows(priors.inner_nodes(octree)),
         prior_nodes=rows(np.arange(octree.num_nodes)),
     )
 
-  def _count(self, metrics) -> None:
-    """Adds up the samples that each node got in a step."""
-    fresh = metrics.samples_of_node
-    self._fresh = fresh if self._fresh is None else self._fresh + fresh
-    self._num_fresh += 1
-    if self._num_fresh >= _FLUSH_EVERY:
-      self._flush()
-
-  def _flush(self) -> None:
-    if self._fresh is not None:
-      self._counts += np.asarray(self._fresh)
-    self._fresh, self._num_fresh = None, 0
-
   def save(self, step: int, state: state_lib.TrainState) -> None:
-    """Commits: all changed rows and all else, at once.
+    """Commits all changed rows and all else, at once; all processes call it.
 
     Raises:
       OSError: the disk is full; the last commit is intact.
     """
     del step
-    self._flush()
     self._pager.collect(paging.rows_of(state))
     arrays = leaves.host_copies(_without_rows(state))
-    arrays[_COUNTS] = self._counts
-    self.store.commit(
-        views=run_store.views(self._run, state),
-        state=arrays,
-        provenance={**provenance.describe(), 'num_steps': int(state.step)},
-    )
-    json_files.write_json_atomic(self._workdir / REPORT, self.summary())
+    arrays[_COUNTS] = self._counts.total
+    summary = self.summary()
+    self._num_commits += 1
+    with processes.first_before_others(f'commit {self._num_commits}'):
+      if not processes.is_first():
+        self.store.reopen()
+        return
+      self.store.commit(
+          views=run_store.views(self._run, arrays['params/appearance']),
+          state=arrays,
+          provenance={**provenance.describe(), 'num_steps': int(state.step)},
+      )
+      json_files.write_json_atomic(self._workdir / REPORT, summary)
 
   def report(self, metrics) -> dict[str, Any]:
-    """What a line of metrics says of paging since the line before."""
-    del metrics
+    """What a line of metrics says of paging since the line before.
+
+    All processes must call it.
+    """
     read, written, waited, since, before = self._marks
-    now = self.store.bytes_read, self.store.bytes_written
     seconds, step = time.monotonic(), self._number
+    now = self.store.bytes_read, self.store.bytes_written
     self._marks = (*now, self._pager.seconds_waited, seconds, step)
-    num_steps = max(step - before, 1)
+    moved = mesh_route.of_processes([now[0] - read, now[1] - written])
+    moved = moved.sum(axis=0) / max(step - before, 1)
     share = (self._pager.seconds_waited - waited) / max(seconds - since, 1e-9)
     resident = self.plan.stage_at(step - 1).slot_of_node >= 0
+    devices = {}
+    if self._mesh.size > 1:
+      devices = mesh_route.report_devices(metrics)
     return {
-        'bytes_read_per_step': (now[0] - read) / num_steps,
-        'bytes_written_per_step': (now[1] - written) / num_steps,
+        'bytes_read_per_step': float(moved[0]),
+        'bytes_written_per_step': float(moved[1]),
         'paging_wait_share': share,
         'resident_nodes': int(resident.sum()),
+        **devices,
     }
 
   def summary(self) -> dict[str, Any]:
-    """Slots, bytes, and how many of its samples each node got."""
-    self._flush()
+    """Slots, bytes, and how many of its samples each node got.
+
+    All processes must call it.
+    """
     held, octree = self.plan.capacity, self.plan.octree
-    total, got = self._counts
+    total, got = self._counts.total
+    moved = mesh_route.of_processes(
+        [self.store.bytes_read, self.store.bytes_written]
+    ).sum(axis=0)
     known = total >= _MIN_SAMPLES
     share = got[known] / total[known]
     return {
         'num_nodes': octree.num_nodes,
+        'num_shards': held.num_shards,
         'num_slots': held.num_slots,
         'num_pinned': held.num_pinned,
         'bytes_capacity': held.bytes,
         'bytes_all_resident': capacity.resident_bytes(
             self._run.plan.spec.field, octree.num_nodes
         ),
-        'bytes_read': self.store.bytes_read,
-        'bytes_written': self.store.bytes_written,
+        'bytes_read': int(moved[0]),
+        'bytes_written': int(moved[1]),
         'phases': [_describe(phase) for phase in self.plan.phases],
         'samples_share': float(got.sum() / max(total.sum(), 1)),
         'nodes_counted': int(known.sum()),

@@ -131,10 +131,7 @@ def transparency_points(
   node = jax.random.randint(node_key, (num_nodes,), 0, total)
   if among is not None:
     node = among[node]
-  slot = jnp.repeat(
-      tree.slot_of_node[node],
-      num_points,
-      total_repeat_length=num_nodes * num_points,
-  )
+  shape = (num_nodes, num_points)
+  slot = jnp.broadcast_to(tree.slot_of_node[node][:, None], shape).reshape(-1)
   unit = jax.random.uniform(point_key, (num_nodes * num_points, 3))
   return PriorPoints(position=_own_box(unit, slot), slot=slot)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.scene import photo_groups, ray_batches
-from infnerf_jax.training import gradients, setup
+from infnerf_jax.training import gradients, retraining, sample_counts, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
 
@@ -39,7 +39,7 @@ class Route(Protocol):
 
 def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
   """How the run draws its rays."""
-  known = run.observations is not None
+  known = bool(config.lambda_depth) and run.observations is not None
   return ray_batches.BatchOptions(
       num_rays=config.batch_size,
       pyramid_ray_share=tuple(config.data.pyramid_ray_share),
@@ -50,16 +50,30 @@ def batch_options(config, run: setup.Run) -> ray_batches.BatchOptions:
 
 
 def ray_drawer(config, run: setup.Run):
-  """(step, rays=None) to a RayBatch: some or all of a step's rays."""
+  """(step, rays=None, focuses=None) to a RayBatch of a step.
+
+  `rays`: which of them, None: all. `focuses`: what each photo group looks at
+  more than at other things.
+  """
   options = batch_options(config, run)
+  if run.retraining is not None:
+    return retraining.ray_drawer(
+        run.pyramid,
+        run.retraining,
+        options,
+        run.observations if config.lambda_depth else None,
+        new_share=config.data.extra_ray_share,
+        num_groups=config.data.photo_groups,
+    )
   groups = photo_groups.group_photos(
       run.split.train, config.data.photo_groups, config.seed
   )
 
-  def draw(step: int, rays: slice | None = None) -> ray_batches.RayBatch:
+  def draw(step: int, rays: slice | None = None, focuses=None):
     return photo_groups.sample_rays(
-        run.pyramid, groups, options, step, run.observations, rays=rays
-    )
+        run.pyramid, groups, options, step, run.observations, rays=rays,
+        focuses=focuses,
+    )  # fmt: skip
 
   return draw
 
@@ -77,12 +91,20 @@ def device_batch(batch: ray_batches.RayBatch, put=jnp.asarray):
   return gradients.RayBatch(*map(put, arrays))
 
 
-def initial_state(config, run: setup.Run) -> state_lib.TrainState:
-  """State before the first step, a function of the seed."""
+def initial_state(
+    config, run: setup.Run, num_slots: int | None = None
+) -> state_lib.TrainState:
+  """State before the first step, a function of the seed.
+
+  Args:
+    config: of the run.
+    run: its set-up.
+    num_slots: rows of the node pool, None: the run's.
+  """
   return state_lib.init_state(
       setup.init_key(config),
       run.plan.spec,
-      num_slots=run.plan.num_slots,
+      num_slots=num_slots or run.plan.num_slots,
       num_photos=len(run.plan.scene.photos.names),
       dense_optimizer=step_lib.dense_optimizer(run.step_options),
       refine_poses=run.step_options.refine_poses,
@@ -105,6 +127,7 @@ class OneDevice:
         run.plan.spec, run.render_options, run.step_options
     )
     self._draw = ray_drawer(config, run)
+    self._counts = sample_counts.NodeCounts(run.plan.built.octree.num_nodes)
 
   def start(self, stored: state_lib.TrainState | None):
     """The state on the devices, from a checkpoint's or from the seed."""
@@ -121,7 +144,11 @@ class OneDevice:
     """Takes step `number`; the state is donated."""
     del number
     surroundings = self._run.surroundings
-    return self._step(state, device_batch(batch), surroundings, self._key)
+    state, metrics = self._step(
+        state, device_batch(batch), surroundings, self._key
+    )
+    self._counts.add(metrics.samples_of_node)
+    return state, metrics
 
   def whole(self, state) -> state_lib.TrainState | None:
     """The state in the tree's order; None in all processes but the first."""
@@ -129,5 +156,6 @@ class OneDevice:
 
   def report(self, metrics: step_lib.StepMetrics) -> dict[str, Any]:
     """What metrics.jsonl says of the devices."""
-    del metrics
-    return {}
+    if metrics.samples_of_node is None:
+      return {}
+    return {'samples_by_node': self._counts.total[0].tolist()}

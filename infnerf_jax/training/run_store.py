@@ -13,17 +13,17 @@ from infnerf_jax.training import paging, setup
 from infnerf_jax.training import workdir as workdir_lib
 
 
-def views(run, state) -> dict[str, np.ndarray]:
+def views(run, appearance) -> dict[str, np.ndarray]:
   """Arrays of the photos, as rendering from a store wants them.
 
   Args:
     run: set-up.
-    state: whose appearance it is.
+    appearance: [P, A] embeddings.
   """
   scene = run.plan.scene
   arrays = {f'camera_{k}': v for k, v in scene.cameras._asdict().items()}
   arrays['names'] = np.array(scene.photos.names, dtype=np.str_)
-  arrays['appearance'] = np.array(state.params['appearance'], np.float32)
+  arrays['appearance'] = np.array(appearance, np.float32)
   for part, rows in run.split._asdict().items():
     arrays[f'split_{part}'] = np.asarray(rows, np.int64)
   return arrays

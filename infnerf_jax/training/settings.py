@@ -21,6 +21,7 @@ _POSITIVE = (
     'num_pyramid_levels',
     'data.detail_candidates',
     'data.photo_groups',
+    'data.extra_ray_share',
     'field.num_grid_scales',
     'field.log2_table_size',
     'field.num_features',
@@ -42,6 +43,7 @@ _ZERO_OR_MORE = (
     'min_gsd',
     'scene_bound',
     'root_octaves',
+    'prune_share',
     'num_slots',
     'data.downscale',
     'data.cache_gb',
@@ -74,6 +76,11 @@ def check_config(config) -> None:
     value = _get(config, name)
     if not value >= 0:
       raise errors.InputError(f'config.{name}: got {value}, expected >= 0')
+  if config.data.extra_ray_share > 1:
+    raise errors.InputError(
+        f'config.data.extra_ray_share: got {config.data.extra_ray_share},'
+        ' expected above 0 and at most 1'
+    )
   size = config.ray_microbatch
   if size and config.batch_size % size:
     raise errors.InputError(
@@ -102,6 +109,14 @@ def _get(config, name):
   for part in name.split('.'):
     config = config[part]
   return config
+
+
+def training_downscale(config, cameras) -> float:
+  """Full-size pixels per training pixel, from the config or the photos."""
+  if config.data.downscale:
+    return float(config.data.downscale)
+  widest = int(np.max(cameras.width))
+  return float(max(1, round(widest / config.data.max_width)))
 
 
 def build_options(config) -> build.BuildOptions:
@@ -199,4 +214,5 @@ def step_options(config) -> options_lib.StepOptions:
       ),
       growth_rehearsal=round(config.growth_rehearsal * length),
       refine_poses=config.refine_poses,
+      count_by_node=config.logging.samples_by_node,
   )

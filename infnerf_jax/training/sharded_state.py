@@ -200,12 +200,22 @@ def _mover(mesh, count):
   )
 
 
+def zeros(shapes, mesh: jax.sharding.Mesh):
+  """Rows of all node shards that hold nothing.
+
+  Args:
+    shapes: pytree of arrays' shapes and types.
+    mesh: over whose node shards their rows lie.
+  """
+  make = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  sharding = jax.sharding.NamedSharding(mesh, _ROWS)
+  return jax.jit(make, out_shardings=sharding)()
+
+
 def _move(x, old, new, mesh):
   """Rows of one partition as those of another."""
-  sharding = jax.sharding.NamedSharding(mesh, _ROWS)
   shape = (new.num_shards * new.capacity,) + x.shape[1:]
-  zeros = jax.jit(lambda: jnp.zeros(shape, x.dtype), out_shardings=sharding)
-  moved = zeros()
+  moved = zeros(jax.ShapeDtypeStruct(shape, x.dtype), mesh)
   count, starts = _pieces(x, mesh)
   for start in starts:
     nodes = old.node_of_local[:, start : start + count].reshape(-1)

@@ -41,8 +41,8 @@ def state_specs(options: options_lib.StepOptions) -> state_lib.TrainState:
 
 def surroundings_specs() -> gradients.Surroundings:
   """Partition specs of sharded Surroundings (a prefix of their pytree)."""
-  tree = scene_model.TreeArrays(_ALL, _ALL, exchange.Shard(_ROWS, _ALL))
-  return gradients.Surroundings(tree, _ALL, _ALL, _ALL, _ALL)
+  tree = scene_model.TreeArrays(_ALL, _ALL, exchange.Shard(_ROWS, _ALL), _ALL)
+  return gradients.Surroundings(tree, _ALL, _ALL, _ALL, _ALL, _ALL, _ALL)
 
 
 def place(x, mesh: jax.sharding.Mesh, spec: jax.sharding.PartitionSpec):
@@ -108,15 +108,26 @@ def shard_surroundings(
         f'partition: got {partition.local_slot.shape[1]} nodes, expected the'
         f" tree's {num_nodes}"
     )
-  top = np.flatnonzero(partition.shard_of_node < 0).astype(np.int32)
-  shard = exchange.Shard(
-      place(partition.local_slot.reshape(-1), mesh, _ROWS),
-      place(top, mesh, _ALL),
-  )
+  top = np.flatnonzero(partition.shard_of_node < 0)
+  shard = place_shard(partition.local_slot, top, mesh)
   placed = place_everywhere(
       surroundings._replace(tree=surroundings.tree._replace(shard=None)), mesh
   )
   return placed._replace(tree=placed.tree._replace(shard=shard))
+
+
+def place_shard(local_slot, replicated, mesh) -> exchange.Shard:
+  """What each device holds of the slots.
+
+  Args:
+    local_slot: [M, num_slots] int32 rows of each node shard, -1: another's.
+    replicated: [T] slots that are rows 0 to T - 1 of all.
+    mesh: of M node shards.
+  """
+  return exchange.Shard(
+      place(local_slot.reshape(-1), mesh, _ROWS),
+      place(np.asarray(replicated, np.int32), mesh, _ALL),
+  )
 
 
 def check_mesh(

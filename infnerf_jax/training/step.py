@@ -1,5 +1,6 @@
 """One training step: a pure function of state and batch, jitted, donated."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,8 @@ class StepMetrics(NamedTuple):
     samples_evaluated: [data shards, node shards] int32, samples that each
       device evaluated in all rounds and priors, rehearsal apart.
     samples_of_node: [2, N] int32, samples of the last round in each node, and
-      those of them that train it; None where all nodes are resident.
+      those of them that train it; None where all nodes are resident and
+      nobody asked.
   """
 
   loss: jax.Array
@@ -81,7 +83,8 @@ def _schedule(step, options) -> gradients.Schedule:
     if options.background_ramp_steps:
       ramp = jnp.clip(step / options.background_ramp_steps, 0, 1)
     background = jnp.full(3, 0.5 * ramp)
-  share = jnp.clip(step / max(options.depth_width_steps, 1), 0.0, 1.0)
+  share = (step - options.first_step) / max(options.depth_width_steps, 1)
+  share = jnp.clip(share, 0.0, 1.0)
   # Two decades of narrowing; footprints bound it from below.
   width = options.depth_width_initial * 0.01**share
   weight = options.lambda_depth * options.depth_final**share
@@ -91,7 +94,7 @@ def _schedule(step, options) -> gradients.Schedule:
 def _active(surroundings, step, options):
   """Surroundings of the levels that take part in a step."""
   tree = growth.active_tree(
-      surroundings.tree, surroundings.node_level, step, options.growth_steps
+      surroundings.tree, surroundings.joins, step, options.growth_steps
   )
   return surroundings._replace(tree=tree)
 
@@ -260,12 +263,32 @@ def compute_gradients(
       shard, sample_counts.by_level(samples, spec.max_level)
   )
   metrics['samples_evaluated'] = _count_evaluated(shard, rounds, prior)
-  metrics['samples_of_node'] = sample_counts.by_node(
-      samples, surroundings.node_level.shape[0]
+  of_node = sample_counts.by_node(
+      samples,
+      surroundings.joins.shape[0],
+      always=options.count_by_node,
   )
+  metrics['samples_of_node'] = exchange.sum_over_data(shard, of_node)
   mlp = exchange.sum_rows(shard, mlp)
   dense = exchange.sum_over_all(shard, grads['dense'])
+  num_rows = nodes['table'].shape[0]
+  features = [_of_learners(part, everything, num_rows) for part in features]
   return StepGradients(features, mlp, dense), metrics
+
+
+def _of_learners(part, surroundings, num_rows) -> optimizer.FeatureGradient:
+  """A FeatureGradient without the samples of rows that stay as they are.
+
+  What no sample addresses keeps its value, moments and counts, MLPs included.
+  """
+  if surroundings.learners is None:
+    return part
+  tree = surroundings.tree
+  own = exchange.rows_of_slots(tree.shard, tree.slot_of_node)  # [N]
+  own = jnp.where(surroundings.learners.nodes & (own >= 0), own, num_rows)
+  learns = jnp.zeros(num_rows, bool).at[own].set(True, mode='drop')
+  stays = ~learns[jnp.maximum(part.slot, 0)]
+  return part._replace(slot=jnp.where(stays, -1, part.slot))
 
 
 def train_step(
@@ -301,12 +324,11 @@ def train_step(
       render_options,
       options,
   )
-  shard = surroundings.tree.shard
-  return apply_gradients(state, grads, metrics, shard, spec, options)
+  return apply_gradients(state, grads, metrics, surroundings, spec, options)
 
 
 def apply_gradients(
-    state, grads: StepGradients, metrics, shard, spec, options
+    state, grads: StepGradients, metrics, surroundings, spec, options
 ) -> tuple[state_lib.TrainState, StepMetrics]:
   """The second half of a step; arguments from `compute_gradients`."""
   loss = (
@@ -324,12 +346,12 @@ def apply_gradients(
       'features': _all_finite([part.gradient for part in grads.features]),
   }
   # All devices apply the step, or none.
-  finite = exchange.all_true(shard, finite)
-  state = _apply(state, grads, finite, spec, options)
+  finite = exchange.all_true(surroundings.tree.shard, finite)
+  state = _apply(state, grads, finite, surroundings.learners, spec, options)
   return state, StepMetrics(loss=loss, **metrics, finite=finite)
 
 
-def _apply(state, grads, finite, spec, options):
+def _apply(state, grads, finite, learners, spec, options):
   """Updates what the step touched, or nothing where it is not finite."""
   apply = jnp.all(jnp.stack(list(finite.values())))
   nodes = state.params['nodes']
@@ -357,7 +379,7 @@ def _apply(state, grads, finite, spec, options):
   updates, dense_state = dense_optimizer(options).update(
       grads.dense, state.opt_state['dense'], dense
   )
-  keep = lambda new, old: jnp.where(apply, new, old)
+  keep = functools.partial(_keep, apply, learners)
   dense = jax.tree.map(keep, optax.apply_updates(dense, updates), dense)
   dense_state = jax.tree.map(keep, dense_state, state.opt_state['dense'])
   return state_lib.TrainState(
@@ -367,6 +389,14 @@ def _apply(state, grads, finite, spec, options):
       skipped=state.skipped + ~apply,
       skipped_in_row=jnp.where(apply, 0, state.skipped_in_row + 1),
   )
+
+
+def _keep(apply, learners, new, old):
+  """New values of what is dense where a step applies and photos learn."""
+  if learners is not None and jnp.ndim(new):
+    photos = learners.photos.reshape((-1,) + (1,) * (jnp.ndim(new) - 1))
+    apply = apply & photos
+  return jnp.where(apply, new, old)
 
 
 def make_train_step(

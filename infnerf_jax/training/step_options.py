@@ -18,6 +18,7 @@ class StepOptions:
       as a share of its distance.
     depth_width_final: at the end, in footprints there.
     depth_width_steps: steps between them.
+    first_step: from which on they count; photos were added there.
     num_prior_nodes: nodes that each prior draws a step.
     num_prior_points: points in each of them.
     random_background: the expected loss over backgrounds of all colours, so
@@ -40,6 +41,7 @@ class StepOptions:
     growth_steps: steps at which levels of the octree join.
     growth_rehearsal: steps for which nodes rehearse before they join.
     refine_poses: whether the photos' poses are learned too.
+    count_by_node: whether samples are counted by node where all are resident.
   """
 
   lambda_rgb: float = 1.0
@@ -51,6 +53,7 @@ class StepOptions:
   depth_width_initial: float = 0.05
   depth_width_final: float = 4.0
   depth_width_steps: int = 0
+  first_step: int = 0
   num_prior_nodes: int = 4
   num_prior_points: int = 64
   random_background: bool = True
@@ -71,3 +74,4 @@ class StepOptions:
   growth_steps: tuple[int, ...] = ()
   growth_rehearsal: int = 0
   refine_poses: bool = False
+  count_by_node: bool = False

@@ -1,7 +1,8 @@
 """Lines of nodes along a curve, and windows that slide along them.
 
 Each level has a track of its own, as far as the slots go round; levels in which
-more rays end get wider windows.
+more rays end get wider windows. Of several node shards each has such lines of
+its own nodes.
 """
 
 from typing import NamedTuple
@@ -24,17 +25,19 @@ class Track(NamedTuple):
     nodes: [n] in line.
     window: nodes that are resident at a time.
     exchange: most that a stage takes in.
-    first_slot: of the window's `window + exchange`.
+    first_slot: of the window's `window + exchange`, a row of all shards'.
+    passed: [S] nodes that the middle of each stage's window has passed.
   """
 
   nodes: np.ndarray
   window: int
   exchange: int
   first_slot: int
+  passed: np.ndarray
 
-  def start(self, stage: int, num_stages: int) -> int:
+  def start(self, stage: int) -> int:
     """Place at which a stage's window begins; places go on round the line."""
-    return stage * len(self.nodes) // num_stages - self.window // 2
+    return int(self.passed[stage]) - self.window // 2
 
   def rows(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """(slots, nodes) of places."""
@@ -56,12 +59,38 @@ def tour(
   Returns:
     [n] the same, sorted.
   """
+  return nodes[np.argsort(_along(octree, nodes, variant), kind='stable')]
+
+
+def _along(octree, nodes, variant):
+  """[n] int64 places of nodes' centres on a curve."""
   side = 0.5 ** octree.level[nodes].astype(np.float64)[:, None]
   center = (octree.coord[nodes] + 0.5) * side
-  # Room for the shift; ties between a node and its children by level.
-  place = (center + _SHIFTS[variant % len(_SHIFTS)]) / 2
-  cell = (place * 2**_CURVE_LEVELS).astype(np.int64)
-  return nodes[np.lexsort((octree.level[nodes], tree_lib.morton_code(cell)))]
+  place = (center + _SHIFTS[variant % len(_SHIFTS)]) / 2  # room for the shift
+  return tree_lib.morton_code((place * 2**_CURVE_LEVELS).astype(np.int64))
+
+
+def owners(octree: tree_lib.Octree, num_shards: int) -> np.ndarray:
+  """Which node shard has which nodes, whatever the step.
+
+  Neighbours along a level's curve take turns. So at equal places in their lines
+  the windows of all shards lie side by side, as one wide window, and each has
+  its part of what ends there.
+
+  Args:
+    octree: tree.
+    num_shards: D.
+
+  Returns:
+    [N] int32.
+  """
+  shard = np.zeros(octree.num_nodes, np.int32)
+  turn = 0
+  for level in np.unique(octree.level):
+    nodes = tour(octree, np.flatnonzero(octree.level == level))
+    shard[nodes] = (turn + np.arange(len(nodes))) % num_shards
+    turn += len(nodes)
+  return shard
 
 
 def _share_slots(sizes, masses, num_slots) -> list[int] | None:
@@ -124,9 +153,39 @@ def deal_out(
   return whole, moving
 
 
-def num_stages(moving: list[tuple[np.ndarray, int]]) -> int:
-  """Stages of a round of tracks as `deal_out` gives them."""
-  return max(
-      -(-len(nodes) // max(1, int(_EXCHANGE * slots)))
-      for nodes, slots in moving
+def make_tracks(
+    octree: tree_lib.Octree,
+    moving: list[tuple[np.ndarray, int, int]],
+    variant: int,
+) -> tuple[Track, ...]:
+  """Windows that are at the same place of the curve at the same time.
+
+  A stage goes on along the curve until one of them has taken in as many nodes
+  as it can.
+
+  Args:
+    octree: tree.
+    moving: (nodes in line, slots, first slot) of each track.
+    variant: of the curve.
+
+  Returns:
+    Tracks with as many stages each.
+  """
+  exchange = [max(1, int(_EXCHANGE * slots)) for _, slots, _ in moving]
+  track = np.repeat(np.arange(len(moving)), [len(n) for n, _, _ in moving])
+  nodes = np.concatenate([nodes for nodes, _, _ in moving])
+  order = np.argsort(_along(octree, nodes, variant), kind='stable')
+  passed, taken = np.zeros(len(moving), np.int64), [0] * len(moving)
+  stages = [passed.copy()]
+  for t in track[order].tolist():
+    if taken[t] == exchange[t]:
+      passed += taken
+      stages.append(passed.copy())
+      taken = [0] * len(moving)
+    taken[t] += 1
+  return tuple(
+      Track(nodes, slots - most, most, first, np.array(at))
+      for (nodes, slots, first), most, at in zip(
+          moving, exchange, np.stack(stages, axis=1), strict=True
+      )
   )

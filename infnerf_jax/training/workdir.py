@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import socket
-from typing import Any
+from typing import Any, Callable
 
 import ml_collections
 from absl import logging
@@ -23,7 +23,10 @@ LOCK = '.lock'
 # All else changes what a step computes. `x.` stands for everything under x.
 MAY_DIFFER = (
     'num_steps',
+    # More may be added to a finished run: `training.extension` sees to it.
+    'data.extra_paths',
     'checkpoint_every',
+    'prune_share',
     'max_memory_gb',
     'devices',
     'devices.',
@@ -36,25 +39,30 @@ write_json_atomic = json_files.write_json_atomic
 class Workdir:
   """A prepared run folder, locked until it is closed; a context manager."""
 
-  def __init__(self, path: pathlib.Path, lock: int, *, is_new: bool):
+  def __init__(self, path: pathlib.Path, lock: int, *, before: str | None):
     """Holds what `prepare_workdir` took.
 
     Args:
       path: the folder.
       lock: descriptor of the locked file.
-      is_new: there was no config before.
+      before: config.json as it was, None: there was none.
     """
     self.path = path
-    self.is_new = is_new
+    self.is_new = before is None
+    self._before = before
     self._lock: int | None = lock
 
   def __enter__(self):
     return self
 
   def __exit__(self, error_type, *unused):
-    if error_type and issubclass(error_type, errors.InputError) and self.is_new:
-      # The run never began: a corrected config must find the folder free.
-      (self.path / CONFIG).unlink(missing_ok=True)
+    if error_type and issubclass(error_type, errors.InputError):
+      # The run never began, or never went on, by this config: a corrected one
+      # must find the folder as it was.
+      if self._before is None:
+        (self.path / CONFIG).unlink(missing_ok=True)
+      else:
+        json_files.write_text_atomic(self.path / CONFIG, self._before)
     self.close()
 
   def close(self) -> None:
@@ -64,12 +72,19 @@ class Workdir:
       self._lock = None
 
 
-def prepare_workdir(workdir, config: ml_collections.ConfigDict) -> Workdir:
+def prepare_workdir(
+    workdir,
+    config: ml_collections.ConfigDict,
+    *,
+    before_config: Callable[[], None] | None = None,
+) -> Workdir:
   """Makes or reopens a run folder for the one process that may write to it.
 
   Args:
     workdir: folder.
     config: the run's config; written to config.json.
+    before_config: called where the folder holds a run, before its config.json
+      is replaced.
 
   Returns:
     Workdir; close it, or use it in a `with`.
@@ -86,17 +101,20 @@ def prepare_workdir(workdir, config: ml_collections.ConfigDict) -> Workdir:
     raise errors.InputError(
         f'{path}: {e.strerror}, expected a folder to write to'
     ) from e
-  is_new = not (path / CONFIG).exists()
+  before = None
   try:
-    if not is_new:
+    if (path / CONFIG).exists():
       check_same_config(path, config)
+      before = (path / CONFIG).read_text()
+      if before_config is not None:
+        before_config()
     text = json.dumps(config_to_json(config), indent=2)
     json_files.write_text_atomic(path / CONFIG, text + '\n')
     _add_provenance(path / PROVENANCE)
   except BaseException:
     _give_back(lock)
     raise
-  return Workdir(path, lock, is_new=is_new)
+  return Workdir(path, lock, before=before)
 
 
 def _take_lock(path: pathlib.Path) -> int:

@@ -29,6 +29,7 @@ class Composited(NamedTuple):
   distance: jax.Array
 
 
+@jax.named_scope("composite")
 def composite(
     density: jax.Array,
     delta: jax.Array,
@@ -67,6 +68,7 @@ def composite(
   return _run("composite", args, min_transmittance, implementation)
 
 
+@jax.named_scope("composite_ragged")
 def composite_ragged(
     density: jax.Array,
     delta: jax.Array,

@@ -52,7 +52,7 @@ def _forward(num_samples: int, min_transmittance: float, keep: bool):
     num_rays = _num_rays(starts, density, num_samples)
     after = size if keep else (1,)
     return _launch(
-        kernels.forward,
+        kernels.composite_forward,
         (density, delta, rgb, distance, starts, ends),
         num_rays,
         (size, after, (num_rays, 3), (num_rays,), (num_rays,)),
@@ -74,7 +74,7 @@ def _backward(num_samples: int):
     samples = (density, delta, rgb, distance, weights, after, d_weights)
     size = density.shape
     return _launch(
-        kernels.backward,
+        kernels.composite_backward,
         samples + (d_color, d_opacity, d_mean, starts, ends),
         _num_rays(starts, density, num_samples),
         (size, size, size + (3,), size),

@@ -32,7 +32,7 @@ def _alpha(optical):
 
 
 @triton.jit
-def forward(
+def composite_forward(
     density,
     delta,
     rgb,
@@ -106,7 +106,7 @@ def forward(
 
 
 @triton.jit
-def backward(
+def composite_backward(
     density,
     delta,
     rgb,

@@ -7,6 +7,7 @@ from kernels import dispatch
 from kernels.hash_lookup import native, reference, specs, xla
 
 
+@jax.named_scope("hash_lookup")
 def hash_lookup(
     table: jax.Array,
     position: jax.Array,

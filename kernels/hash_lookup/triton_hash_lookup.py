@@ -48,6 +48,11 @@ def width(num_features: int) -> int:
 
 def _grid_arguments(table, slot, spec, tree_slots):
   num_slots = table.shape[0]
+  if slot.shape[0] * spec.num_features >= 2**31:  # a scale's stride is int32
+    raise NotImplementedError(
+        "hash_lookup: triton needs fewer than 2^31 features a scale, got"
+        f" {slot.shape[0]} samples of {spec.num_features}"
+    )
   scalars = (slot.shape[0], num_slots, spec.num_rows, tree_slots or num_slots)
   constants = dict(
       F=spec.num_features,

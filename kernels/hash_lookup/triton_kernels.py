@@ -126,6 +126,7 @@ def position_gradient(
   live = (node >= 0) & (node < num_slots)
   f = tl.arange(0, WIDTH)[None, :]
   wanted = live[:, None] & (f < F)
+  of_sample = sample.to(tl.int64)[:, None] * F + f
   gx = tl.zeros((BLOCK,), tl.float32)
   gy = tl.zeros((BLOCK,), tl.float32)
   gz = tl.zeros((BLOCK,), tl.float32)
@@ -134,8 +135,10 @@ def position_gradient(
     x, y, z, u, v, w, resolution, dense = cells(
         position, sample, node, live, at_scale, tree_slots, BATCHED
     )
-    row_of_grad = (sample.to(tl.int64) + grid_scale * num_samples)[:, None]
-    grad = tl.load(feature_grad + row_of_grad * F + f, mask=wanted, other=0.0)
+    grad = tl.load(feature_grad + of_sample, mask=wanted, other=0.0)
+    # Scale by scale: scale times samples may exceed int32. As a product with F,
+    # which says that pairs stay aligned.
+    feature_grad += num_samples * F
     factor = resolution.to(tl.float32)
     for corner in tl.static_range(8):
       dx, dy, dz = corner & 1, (corner >> 1) & 1, corner >> 2

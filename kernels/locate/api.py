@@ -27,6 +27,7 @@ class Located(NamedTuple):
   position: jax.Array
 
 
+@jax.named_scope("locate")
 def locate(
     origins: jax.Array,
     origins_lo: jax.Array,

@@ -63,6 +63,8 @@ inline AnyRow operator*(float a, const AnyRow& b) {
 }
 typedef float v2f __attribute__((vector_size(8)));
 typedef int32_t v4i __attribute__((vector_size(16)));
+typedef uint32_t v8u __attribute__((vector_size(32)));
+typedef double v4d __attribute__((vector_size(32)));
 using Row = std::conditional_t<F == 2, v2f, AnyRow>;
 
 struct GradientCall {
@@ -124,11 +126,11 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
     const GridBlock& b = blocks[k];
     const int32_t* order = call.sorted.order.data() + i;
     const int count = size(i);
-    for (int j = 0; j < count; j += 8) {
-      alignas(32) v8f w[8];
+    for (int j = 0; j < count; j += LANES) {
+      alignas(64) vf w[8];
       grid_weights(b, j, w);
       const float* flat = reinterpret_cast<const float*>(w);
-      for (int e = 0; e < 8 && j + e < count; ++e) {
+      for (int e = 0; e < LANES && j + e < count; ++e) {
         Row g;
         std::memcpy(&g, grad + int64_t(order[j + e]) * F, sizeof g);
         for (int c = 0; c < 8; ++c) {
@@ -137,7 +139,7 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
           Row sum;
           std::memcpy(&sum, sums + row * F, sizeof sum);
           // + 0.0f: a sum that is -0 becomes +0, so never looks untouched.
-          sum = (sum + flat[8 * c + e] * g) + 0.0f;
+          sum = (sum + flat[LANES * c + e] * g) + 0.0f;
           std::memcpy(sums + row * F, &sum, sizeof sum);
         }
       }
@@ -150,9 +152,10 @@ inline void accumulate(const GradientCall& call, int64_t slot, int l,
 INFNERF_INLINE void update_four(const AdamRule& rule, v8f g, float* table,
                                 float* moments, int32_t* steps) {
   const v8i untouched = (v8i)((v8u)g == UNTOUCHED);
-  const v8f a = load(moments), b = load(moments + 8), p = load(table);
-  const v8f m0 = __builtin_shuffle(a, b, v8i{0, 1, 4, 5, 8, 9, 12, 13});
-  const v8f v0 = __builtin_shuffle(a, b, v8i{2, 3, 6, 7, 10, 11, 14, 15});
+  const v8f a = load<v8f>(moments), b = load<v8f>(moments + 8);
+  const v8f p = load<v8f>(table);
+  const v8f m0 = SHUFFLE(v8i, a, b, 0, 1, 4, 5, 8, 9, 12, 13);
+  const v8f v0 = SHUFFLE(v8i, a, b, 2, 3, 6, 7, 10, 11, 14, 15);
   v4i step;
   std::memcpy(&step, steps, sizeof step);
   step += 1 + v4i{untouched[0], untouched[2], untouched[4], untouched[6]};
@@ -161,16 +164,16 @@ INFNERF_INLINE void update_four(const AdamRule& rule, v8f g, float* table,
                          as_double(rule.at(step[1])),
                          as_double(rule.at(step[2])),
                          as_double(rule.at(step[3]))};
-  const v8f c1 = __builtin_shuffle(c, v8i{0, 0, 2, 2, 4, 4, 6, 6});
-  const v8f c2 = __builtin_shuffle(c, v8i{1, 1, 3, 3, 5, 5, 7, 7});
+  const v8f c1 = SHUFFLE(v8i, c, c, 0, 0, 2, 2, 4, 4, 6, 6);
+  const v8f c2 = SHUFFLE(v8i, c, c, 1, 1, 3, 3, 5, 5, 7, 7);
   v8f m = rule.b1 * m0 + rule.a1 * g;
   v8f v = rule.b2 * v0 + rule.a2 * (g * g);
   const v8f next = p - rule.rate * (m * c1) / (sqrt(v * c2) + rule.eps);
   m = untouched ? m0 : m;
   v = untouched ? v0 : v;
   store(table, untouched ? p : next);
-  store(moments, __builtin_shuffle(m, v, v8i{0, 1, 8, 9, 2, 3, 10, 11}));
-  store(moments + 8, __builtin_shuffle(m, v, v8i{4, 5, 12, 13, 6, 7, 14, 15}));
+  store(moments, SHUFFLE(v8i, m, v, 0, 1, 8, 9, 2, 3, 10, 11));
+  store(moments + 8, SHUFFLE(v8i, m, v, 4, 5, 12, 13, 6, 7, 14, 15));
 }
 
 inline void update_row(const AdamRule& rule, const float* g, float* table,
@@ -220,9 +223,9 @@ inline void update_rows(const AdamRule& rule, int64_t rows, float* table,
     if constexpr (F == 2) {
       static_assert(GROUP == 4);
       const int64_t r = g * GROUP;
-      update_four(rule, load(sums + r * F), table + r * F, moments + r * 2 * F,
-                  steps + r);
-      store(sums + r * F, splat(-0.0f));
+      update_four(rule, load<v8f>(sums + r * F), table + r * F,
+                  moments + r * 2 * F, steps + r);
+      store(sums + r * F, splat<v8f>(-0.0f));
     } else {
       for (int64_t r = g * GROUP; r < (g + 1) * GROUP; ++r) {
         if (!row_touched(sums + r * F)) continue;

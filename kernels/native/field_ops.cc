@@ -42,7 +42,8 @@ struct Call {
 struct Worker {
   Packed packed;
   BlockBuffers block;
-  alignas(32) float features[BLOCK * IN] = {};
+  BlockLookup lookup;
+  alignas(64) float features[BLOCK * IN] = {};
   uint64_t call_id = 0;
 
   void pack(const Weights& w, uint64_t id, int32_t slot, bool color,
@@ -69,19 +70,7 @@ uint64_t new_call_id() {
   return ++last;
 }
 
-// Features of n sorted samples from [L, S, F] to [n, IN]; `at` gives the places.
-template <typename At>
-void copy_features(const float* features, int64_t samples, int n, At at,
-                   float* out) {
-  for (int l = 0; l < L; ++l) {
-    const float* from = features + l * samples * F;
-    for (int j = 0; j < n; ++j) {
-      std::memcpy(out + j * IN + l * F, from + at(j) * F, 4 * F);
-    }
-  }
-}
-
-// stored: features in sorted order [L, S, F] for the backward pass, or null.
+// stored: features [S, IN] in sorted order for the backward pass, or null.
 void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
              float* stored) {
   const Sorted sorted =
@@ -91,36 +80,42 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
     std::fill(raw, raw + call.samples, 0.0f);
     if (rgb) std::fill(rgb, rgb + 3 * call.samples, 0.0f);
   }
-  std::unique_ptr<float[]> own;
-  if (stored == nullptr) {
-    own.reset(new float[call.samples * IN]);
-    stored = own.get();
-  }
-  const Positions positions = sort_positions(call.position, sorted);
-  lookup_sorted(call.table, call.rows, layout, sorted, positions, call.samples,
-                stored);
   const uint64_t id = new_call_id();
   parallel(chunks.size(), [&](int64_t item, int) {
     const Chunk& c = chunks[item];
     Worker& worker = this_worker();
     BlockBuffers& b = worker.block;
-    const int32_t* order = sorted.order.data() + c.begin;
     const Weights w = call.weights(c.slot);
     worker.pack(w, id, c.slot, rgb, false);
+    BlockLookup& lookup = worker.lookup;
+    lookup.open(call.table + c.slot * call.rows * F, layout, c.slot);
+    auto ask = [&]() __attribute__((always_inline)) { lookup.ask(); };
+    const int32_t* order = sorted.order.data() + c.begin;
+    auto size = [&](int i) { return std::min(BLOCK, c.count - i); };
+    auto locate = [&](int i) {
+      const int n = size(i);
+      lookup.locate(call.position, order + i, n, c.count - i - n);
+    };
+    locate(0);
+    lookup.drain();
     for (int i = 0; i < c.count; i += BLOCK) {
-      const int n = std::min(BLOCK, c.count - i);
-      copy_features(stored, call.samples, n,
-                    [&](int j) { return c.begin + i + j; }, worker.features);
-      density_forward(worker.features, n, w, worker.packed, rgb, &b);
-      for (int j = 0; j < n; ++j) raw[order[i + j]] = b.out[j * OUTP];
-      if (!rgb) continue;
-      int32_t rays[BLOCK];
-      for (int j = 0; j < n; ++j) rays[j] = call.ray_idx[order[i + j]];
-      b.runs.find(rays, n, call.ray_inputs, call.num_rays);
-      color_forward(n, w, worker.packed, &b);
-      for (int j = 0; j < n; ++j) {
-        std::memcpy(rgb + 3 * int64_t(order[i + j]), b.rgb + 8 * j, 12);
+      const int n = size(i);
+      const int32_t* sample = order + i;
+      lookup.gather(n, worker.features);
+      if (i + BLOCK < c.count) locate(i + BLOCK);
+      if (stored) {
+        std::memcpy(stored + (c.begin + i) * IN, worker.features, 4 * IN * n);
       }
+      density_forward(worker.features, n, w, worker.packed, rgb, &b, ask);
+      for (int j = 0; j < n; ++j) raw[sample[j]] = b.out[j * OUTP];
+      if (rgb) {
+        b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
+        color_forward(n, w, worker.packed, &b, ask);
+        for (int j = 0; j < n; ++j) {
+          std::memcpy(rgb + 3 * int64_t(sample[j]), b.rgb + 4 * j, 12);
+        }
+      }
+      lookup.drain();
     }
   });
 }
@@ -214,15 +209,12 @@ void backward(const Call& call, const float* stored, const float* rgb,
       int32_t sample[BLOCK];
       for (int j = 0; j < n; ++j) {
         sample[j] = order[active[i + j]];
+        std::memcpy(worker.features + j * IN,
+                    stored + (c.begin + active[i + j]) * IN, 4 * IN);
       }
-      copy_features(stored, call.samples, n,
-                    [&](int j) { return c.begin + active[i + j]; },
-                    worker.features);
       density_forward(worker.features, n, w, worker.packed, color, &b);
       if (color) {
-        int32_t rays[BLOCK];
-        for (int j = 0; j < n; ++j) rays[j] = call.ray_idx[sample[j]];
-        b.runs.find(rays, n, call.ray_inputs, call.num_rays);
+        b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
         color_hidden(n, w, &b);
         for (int j = 0; j < n; ++j) {
           for (int a = 0; a < 3; ++a) {

@@ -17,7 +17,7 @@ namespace infnerf {
 
 constexpr int L = GRID_SCALES;
 constexpr int F = NUM_FEATURES;
-constexpr int GRID_BLOCK = 64;  // samples whose rows are prefetched together
+constexpr int GRID_BLOCK = 48;  // samples whose rows are prefetched together
 
 // One grid scale as one slot sees it (slot 0 has doubled resolutions).
 struct Scale {
@@ -46,88 +46,98 @@ inline Scale make_scale(const int64_t* layout, int64_t slot, int l) {
 }
 
 struct GridBlock {
-  alignas(32) uint32_t row[8][GRID_BLOCK];  // corner bits x, y, z = 1, 2, 4
-  alignas(32) float fraction[3][GRID_BLOCK];
+  alignas(64) uint32_t row[8][GRID_BLOCK];  // corner bits x, y, z = 1, 2, 4
+  alignas(64) float fraction[3][GRID_BLOCK];
 };
 
-INFNERF_INLINE v8i cell_of(v8f scaled, int32_t max_cell) {
-  v8i c = to_int(scaled);  // truncation: positions are >= 0 inside the box
-  const v8i zero = {}, top = zero + max_cell;
+INFNERF_INLINE vi cell_of(vf scaled, int32_t max_cell) {
+  // Truncation: positions are >= 0 inside the box.
+  vi c = __builtin_convertvector(scaled, vi);
+  const vi zero = {}, top = zero + max_cell;
   c = c > zero ? c : zero;  // NaN converts to INT_MIN: stays in memory
   return c < top ? c : top;
 }
 
-// x, y, z: one coordinate a sample; count <= GRID_BLOCK, arrays padded to 8.
+// x, y, z: one coordinate a sample, padded to LANES; count <= GRID_BLOCK.
 INFNERF_INLINE void grid_rows(const Scale& s, const float* const* axes,
                               int count, GridBlock* out) {
-  for (int i = 0; i < count; i += 8) {
-    v8u low[3], high[3];
+  for (int i = 0; i < count; i += LANES) {
+    vu low[3], high[3];
     for (int a = 0; a < 3; ++a) {
-      const v8f scaled = load(axes[a] + i) * s.resolution;
-      const v8i cell = cell_of(scaled, s.max_cell);
-      store(out->fraction[a] + i, scaled - to_float(cell));
-      low[a] = (v8u)cell;
+      const vf scaled = load(axes[a] + i) * s.resolution;
+      const vi cell = cell_of(scaled, s.max_cell);
+      store(out->fraction[a] + i, scaled - __builtin_convertvector(cell, vf));
+      low[a] = (vu)cell;
     }
     const uint32_t my = s.dense ? s.stride : 2654435761u;
     const uint32_t mz = s.dense ? s.stride * s.stride : 805459861u;
     low[1] *= my, low[2] *= mz;
     high[0] = low[0] + 1, high[1] = low[1] + my, high[2] = low[2] + mz;
     for (int c = 0; c < 8; ++c) {
-      const v8u x = c & 1 ? high[0] : low[0], y = c & 2 ? high[1] : low[1];
-      const v8u z = c & 4 ? high[2] : low[2];
-      v8u row = s.dense ? x + y + z : x ^ y ^ z;
+      const vu x = c & 1 ? high[0] : low[0], y = c & 2 ? high[1] : low[1];
+      const vu z = c & 4 ? high[2] : low[2];
+      vu row = s.dense ? x + y + z : x ^ y ^ z;
       if (!s.dense) row = s.power_of_two ? row & (s.rows - 1) : row % s.rows;
       std::memcpy(out->row[c] + i, &row, sizeof row);
     }
   }
 }
 
-// The eight trilinear weights of samples i .. i+7.
-INFNERF_INLINE void grid_weights(const GridBlock& b, int i, v8f* w) {
-  const v8f x1 = load(b.fraction[0] + i), x0 = 1.0f - x1;
-  const v8f y1 = load(b.fraction[1] + i), y0 = 1.0f - y1;
-  const v8f z1 = load(b.fraction[2] + i), z0 = 1.0f - z1;
-  const v8f yz[4] = {y0 * z0, y1 * z0, y0 * z1, y1 * z1};
+// The eight trilinear weights of samples i .. i + LANES - 1.
+INFNERF_INLINE void grid_weights(const GridBlock& b, int i, vf* w) {
+  const vf x1 = load(b.fraction[0] + i), x0 = 1.0f - x1;
+  const vf y1 = load(b.fraction[1] + i), y0 = 1.0f - y1;
+  const vf z1 = load(b.fraction[2] + i), z0 = 1.0f - z1;
+  const vf yz[4] = {y0 * z0, y1 * z0, y0 * z1, y1 * z1};
   for (int c = 0; c < 8; ++c) w[c] = (c & 1 ? x1 : x0) * yz[c >> 1];
 }
 
-// Repeats lanes 0..3 (half 0) or 4..7 (half 1) in pairs.
-INFNERF_INLINE v8f pairs(v8f w, int half) {
-  return half ? __builtin_shuffle(w, v8i{4, 4, 5, 5, 6, 6, 7, 7})
-              : __builtin_shuffle(w, v8i{0, 0, 1, 1, 2, 2, 3, 3});
+// Repeats the lanes of the lower (half 0) or upper half in pairs.
+INFNERF_INLINE vf pairs(vf w, int half) {
+#if INFNERF_LANES == 16
+  return half ? SHUFFLE(vi, w, w, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13,
+                        14, 14, 15, 15)
+              : SHUFFLE(vi, w, w, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7,
+                        7);
+#else
+  return half ? SHUFFLE(vi, w, w, 4, 4, 5, 5, 6, 6, 7, 7)
+              : SHUFFLE(vi, w, w, 0, 0, 1, 1, 2, 2, 3, 3);
+#endif
 }
 
-typedef double v4d __attribute__((vector_size(32)));
-
-INFNERF_INLINE double as_double(const float* p) {
-  double d;  // two features moved as one 64-bit word
-  std::memcpy(&d, p, sizeof d);
-  return d;
+// LANES / 2 rows of two features.
+INFNERF_INLINE vf gather_pairs(const float* table, const uint32_t* row) {
+  auto at = [&](int k) { return as_double(table + 2 * size_t(row[k])); };
+#if INFNERF_LANES == 16
+  return (vf)vd{at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)};
+#else
+  return (vf)vd{at(0), at(1), at(2), at(3)};
+#endif
 }
 
-// out[i, f] = features of sample i, i < count.
+// out[i * STRIDE + f] = feature f of sample i, i < count.
+template <int STRIDE>
 INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
                                  int count, float* out) {
-  for (int i = 0; i < count; i += 8) {
-    v8f w[8];
+  for (int i = 0; i < count; i += LANES) {
+    vf w[8];
     grid_weights(b, i, w);
-    const int lanes = count - i < 8 ? count - i : 8;
+    const int lanes = count - i < LANES ? count - i : LANES;
     if constexpr (F == 2) {
-      v8f sum[2] = {};
+      vf sum[2] = {};
       for (int c = 0; c < 8; ++c) {
-        const uint32_t* r = b.row[c] + i;
         for (int h = 0; h < 2; ++h) {
-          const v4d rows = {as_double(table + 2 * size_t(r[4 * h])),
-                            as_double(table + 2 * size_t(r[4 * h + 1])),
-                            as_double(table + 2 * size_t(r[4 * h + 2])),
-                            as_double(table + 2 * size_t(r[4 * h + 3]))};
-          sum[h] += (v8f)rows * pairs(w[c], h);
+          sum[h] += gather_pairs(table, b.row[c] + i + h * (LANES / 2)) *
+                    pairs(w[c], h);
         }
       }
-      if (lanes == 8) {
-        store(out + 2 * i, sum[0]), store(out + 2 * i + 8, sum[1]);
-      } else {  // what follows belongs to another thread
-        std::memcpy(out + 2 * i, sum, 8 * lanes);
+      // Not beyond `lanes`: what follows belongs to another thread.
+      if (STRIDE == F) {
+        std::memcpy(out + 2 * i, sum, lanes == LANES ? sizeof sum : 8 * lanes);
+      } else {
+        for (int k = 0; k < lanes; ++k) {
+          std::memcpy(out + (i + k) * STRIDE, (const char*)sum + 8 * k, 8);
+        }
       }
     } else {
       for (int k = 0; k < lanes; ++k) {
@@ -136,7 +146,7 @@ INFNERF_INLINE void gather_block(const float* table, const GridBlock& b,
           const float* row = table + size_t(b.row[c][i + k]) * F;
           for (int f = 0; f < F; ++f) sum[f] += w[c][k] * row[f];
         }
-        for (int f = 0; f < F; ++f) out[(i + k) * F + f] = sum[f];
+        for (int f = 0; f < F; ++f) out[(i + k) * STRIDE + f] = sum[f];
       }
     }
   }
@@ -169,14 +179,14 @@ class Positions {
   std::unique_ptr<float[]> data_;
 };
 
-constexpr int LARGE_TABLE = 100 * 1024;  // bytes: beyond, rows are prefetched
+constexpr int SMALL_TABLE = 100 * 1024;  // bytes: beyond, rows are prefetched
 
 // out[i, f]: features at one scale of sorted samples begin .. begin + count.
 inline void lookup_scale(const float* table, const Scale& s,
                          const Positions& positions, int64_t begin, int count,
                          float* out) {
   GridBlock blocks[2];
-  const bool prefetch = int64_t(s.rows) * F * 4 > LARGE_TABLE;
+  const bool prefetch = int64_t(s.rows) * F * 4 > SMALL_TABLE;
   auto prepare = [&](int i) {
     const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
     GridBlock& b = blocks[i / GRID_BLOCK % 2];
@@ -192,7 +202,7 @@ inline void lookup_scale(const float* table, const Scale& s,
   for (int i = 0; i < count; i += GRID_BLOCK) {
     if (i + GRID_BLOCK < count) prepare(i + GRID_BLOCK);
     const int n = count - i < GRID_BLOCK ? count - i : GRID_BLOCK;
-    gather_block(table, blocks[i / GRID_BLOCK % 2], n, out + int64_t(i) * F);
+    gather_block<F>(table, blocks[i / GRID_BLOCK % 2], n, out + int64_t(i) * F);
   }
 }
 

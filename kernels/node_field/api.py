@@ -10,6 +10,7 @@ from kernels.node_field import native, reference, specs, xla
 _BACKENDS = {"reference": reference, "xla": xla, "native": native}
 
 
+@jax.named_scope("node_density")
 def node_density(
     params: dict,
     position: jax.Array,
@@ -57,6 +58,7 @@ def node_density(
   )
 
 
+@jax.named_scope("node_field")
 def node_field(
     params: dict,
     position: jax.Array,

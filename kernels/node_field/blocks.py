@@ -44,11 +44,41 @@ def make_plan(slot: jax.Array, num_slots: int, block: int) -> Plan:
   Returns:
     Plan.
   """
-  valid = (slot >= 0) & (slot < num_slots)
-  key = jnp.where(valid, slot, num_slots)
-  order = jnp.argsort(key, stable=True).astype(jnp.int32)
-  edges = jnp.searchsorted(key[order], jnp.arange(num_slots + 2))
-  return cut(order, edges.astype(jnp.int32), block)
+  order, edges = sort(slot, num_slots)
+  return cut(order, edges, block)
+
+
+def sort(group: jax.Array, num_groups: int) -> tuple[jax.Array, jax.Array]:
+  """Sorts members by group, in their own order within it.
+
+  Args:
+    group: [S] int32; outside [0, N): of no group, last.
+    num_groups: N.
+
+  Returns:
+    order [S] int32, sorted place -> member, and edges [N + 2] int32, sorted
+    place of each group's first member, of those of none, and S.
+  """
+  # On a GPU XLA sorts pairs by radix only where keys are unsigned, in half as
+  # many passes where they are short; other pairs by a hundred or more.
+  kind = jnp.uint16 if num_groups < 2**16 else jnp.uint32
+  valid = (group >= 0) & (group < num_groups)
+  key = jnp.where(valid, group, num_groups).astype(kind)
+  place = jnp.arange(group.shape[0], dtype=jnp.int32)
+  key, order = jax.lax.sort((key, place), num_keys=1, is_stable=True)
+  return order, _search(key.astype(jnp.int32), num_groups + 2, "left")
+
+
+def _search(sorted_values, count: int, side: str):
+  """First places [count] int32 of 0, 1, ... among sorted values."""
+  # Unrolled: one kernel on a GPU, where a loop starts one for every halving.
+  found = jnp.searchsorted(
+      sorted_values,
+      jnp.arange(count, dtype=jnp.int32),
+      side=side,
+      method="scan_unrolled",
+  )
+  return found.astype(jnp.int32)
 
 
 def cut(order: jax.Array, edges: jax.Array, block: int) -> Plan:
@@ -57,8 +87,9 @@ def cut(order: jax.Array, edges: jax.Array, block: int) -> Plan:
   whole = (jnp.diff(edges) + block - 1) // block  # [N + 1] blocks of a slot
   ends = jnp.cumsum(whole, dtype=jnp.int32)
   starts = ends - whole
-  b = jnp.arange(num_blocks(num_samples, num_slots, block), dtype=jnp.int32)
-  group = jnp.searchsorted(ends, b, side="right").astype(jnp.int32)
+  count = num_blocks(num_samples, num_slots, block)
+  b = jnp.arange(count, dtype=jnp.int32)
+  group = _search(ends, count, "right")
   used = group <= num_slots
   group = jnp.minimum(group, num_slots)
   first = edges[group] + (b - starts[group]) * block

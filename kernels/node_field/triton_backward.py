@@ -206,12 +206,14 @@ def sum_rows(
     WIDTH: tl.constexpr,
     ORDERED: tl.constexpr,
     BLOCK_G: tl.constexpr,
+    BLOCK_I: tl.constexpr,
     BLOCK_W: tl.constexpr,
 ):
   """total[g] = sum of values[order[i]] over i in [starts[g], ends[g]).
 
-  In that order, so that the bits do not change from run to run; without
-  ORDERED order[i] is i.
+  In a fixed order, so that the bits do not change from run to run; without
+  ORDERED order[i] is i. BLOCK_I rows at a time, or a group of many rows would
+  wait for memory once a row.
   """
   group = tl.program_id(0) * BLOCK_G + tl.arange(0, BLOCK_G)
   live = group < num_groups
@@ -220,12 +222,14 @@ def sum_rows(
   column = tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W)[None, :]
   known = column < WIDTH
   acc = tl.zeros([BLOCK_G, BLOCK_W], tl.float32)
-  for i in range(tl.max(count, 0)):
-    here = i < count
-    row = start + i
+  for first in range(0, tl.max(count, 0), BLOCK_I):
+    i = first + tl.arange(0, BLOCK_I)[None, :]
+    here = i < count[:, None]
+    row = start[:, None] + i
     if ORDERED:
       row = tl.load(order + row, mask=here, other=0)
-    at = values + row.to(tl.int64)[:, None] * WIDTH + column
-    acc += tl.load(at, mask=here[:, None] & known, other=0.0)
+    at = values + row.to(tl.int64)[:, :, None] * WIDTH + column[None]
+    rows = tl.load(at, mask=here[:, :, None] & known[None], other=0.0)
+    acc += tl.sum(rows, 1)
   out = total + group.to(tl.int64)[:, None] * WIDTH + column
   tl.store(out, acc, mask=live[:, None] & known)

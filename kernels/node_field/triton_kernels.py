@@ -262,7 +262,7 @@ def ray_rows(
 
 
 @triton.jit
-def forward(
+def field_forward(
     features,
     position,
     layout,

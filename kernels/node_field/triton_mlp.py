@@ -21,7 +21,9 @@ _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
     "tensorfloat32": ("float32", "tf32"),
-    "float32": ("float32", "ieee"),
+    # Three products on tensor cores, as exact as float32: those of the plain
+    # units, "ieee", spill seven kilobytes a thread.
+    "float32": ("float32", "tf32x3"),
 }
 
 
@@ -46,9 +48,15 @@ class Operands(NamedTuple):
   block_count: jax.Array
 
 
-def block_size(num_samples: int, *, gradient: bool = False) -> int:
+def block_size(
+    num_samples: int, spec: specs.FieldSpec, *, gradient: bool = False
+) -> int:
   """Samples of a block of the forward or the backward pass."""
-  return calls.block_size(num_samples, _BACKWARD if gradient else _FORWARD)
+  size = _FORWARD
+  if gradient:
+    # Three products in place of one hold the parts of three inputs.
+    size = _BACKWARD // 2 if spec.compute_dtype == "float32" else _BACKWARD
+  return calls.block_size(num_samples, size)
 
 
 def _pad(size: int) -> int:
@@ -76,7 +84,7 @@ def _constants(spec: specs.FieldSpec, operands: Operands, gradient) -> dict:
       D_PAD=_pad(spec.ray_input_dim),
       TYPE=kind,
       PRECISION=precision,
-      BLOCK=block_size(operands.order.shape[0], gradient=gradient),
+      BLOCK=block_size(operands.order.shape[0], spec, gradient=gradient),
       num_warps=4,
   )
 
@@ -157,7 +165,7 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
     hashed = [c for s, c in enumerate(counts) if not all(spec.grid.is_dense(s))]
     f32 = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     return calls.triton_call(
-        body.forward,
+        body.field_forward,
         operands.features,
         operands.position,
         triton_hash_lookup.layout(spec.grid),
@@ -292,21 +300,25 @@ def sum_rows(values, order, starts, ends):
   groups, width = starts.shape[0], values.shape[1]
   if not values.size:
     return jnp.zeros((groups, width), jnp.float32)
-  block_w = min(triton.next_power_of_2(width), 1024)
-  # Of few columns several groups fill the threads.
-  block_g = calls.block_size(groups, max(1, 512 // block_w))
+  block_w, ordered = min(triton.next_power_of_2(width), 128), order.shape[0] > 0
+  # Weights: a slot may have thousands of blocks, read 32 values a thread at
+  # once. Rays have tens of samples and few columns: several fill the threads.
+  block_g = max(1, 512 // block_w) if ordered else 1
+  block_i = 4 if ordered else 4096 // block_w
+  block_g = calls.block_size(groups, block_g)
   (total,) = calls.triton_call(
       triton_backward.sum_rows,
       values,
-      order if order.shape[0] else starts,
+      order if ordered else starts,
       starts,
       ends,
       groups,
       out=[jax.ShapeDtypeStruct((groups, width), jnp.float32)],
       grid=(-(-groups // block_g), -(-width // block_w)),
       WIDTH=width,
-      ORDERED=bool(order.shape[0]),
+      ORDERED=ordered,
       BLOCK_G=block_g,
+      BLOCK_I=block_i,
       BLOCK_W=block_w,
   )
   return total

@@ -52,15 +52,15 @@ def _operands(plan, features, position, weights, ray_idx, ray_inputs):
   )
 
 
-def _plan(slot, weights) -> blocks.Plan:
-  size = triton_mlp.block_size(slot.shape[0])
+def _plan(slot, weights, spec) -> blocks.Plan:
+  size = triton_mlp.block_size(slot.shape[0], spec)
   return blocks.make_plan(slot, weights[0].shape[0], size)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _field(spec, table, weights, position, slot, ray_idx, ray_inputs, probe):
   del probe
-  plan = _plan(slot, weights)
+  plan = _plan(slot, weights, spec)
   return triton_mlp.forward(spec, True)(
       _operands(plan, table, position, weights, ray_idx, ray_inputs)
   )
@@ -78,7 +78,7 @@ def _field_fwd(spec, table, weights, *rest):
       is_leaf=lambda x: hasattr(x, "perturbed"),
   )
   position, slot, ray_idx, ray_inputs = rest
-  plan = _plan(slot, weights)
+  plan = _plan(slot, weights, spec)
   features = triton_hash_lookup.hash_lookup(
       table, position[plan.order], slot[plan.order], spec=spec.grid
   )
@@ -96,16 +96,13 @@ def _instantiate(cotangent):
 
 def _ray_sums(per_sample, ray_idx, num_rays: int):
   """[R, D] sums over the samples of each ray, in a fixed order."""
-  key = jnp.where((ray_idx >= 0) & (ray_idx < num_rays), ray_idx, num_rays)
-  order = jnp.argsort(key, stable=True).astype(jnp.int32)
-  edges = jnp.searchsorted(key[order], jnp.arange(num_rays + 1))
-  edges = edges.astype(jnp.int32)
-  return triton_mlp.sum_rows(per_sample, order, edges[:-1], edges[1:])
+  order, edges = blocks.sort(ray_idx, num_rays)
+  return triton_mlp.sum_rows(per_sample, order, edges[:-2], edges[1:-1])
 
 
 def _field_bwd(spec, residual, grads):
   operands, edges, lookup, wanted = residual
-  size = triton_mlp.block_size(operands.order.shape[0], gradient=True)
+  size = triton_mlp.block_size(operands.order.shape[0], spec, gradient=True)
   plan = blocks.cut(operands.order, edges, size)
   operands = operands._replace(
       block_slot=plan.slot, block_first=plan.first, block_count=plan.count

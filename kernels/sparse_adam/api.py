@@ -25,6 +25,7 @@ def _backend(name: str):
 Call = tuple[jax.Array, jax.Array, jax.Array]
 
 
+@jax.named_scope("sparse_adam")
 def sparse_adam(
     table: jax.Array,
     moments: jax.Array,
@@ -101,6 +102,7 @@ def sparse_adam(
   )
 
 
+@jax.named_scope("slot_adam")
 def slot_adam(
     weights: jax.Array,
     grad: jax.Array,
@@ -171,6 +173,7 @@ def slot_adam(
   return weights, moments, steps + (touched & apply)
 
 
+@jax.named_scope("touched_slots")
 def touched_slots(
     slots: Sequence[jax.Array],
     num_slots: int,

@@ -155,9 +155,8 @@ def sparse_adam(
   position = jnp.concatenate([call[0] for call in calls])
   slot = jnp.concatenate([call[1] for call in calls])
   grad = jnp.concatenate([call[2] for call in calls], axis=1)
-  state = (table, moments, steps)
   if slot.shape[0] == 0 or table.size == 0:
-    return state
+    return table, moments, steps
   if slot.shape[0] >= 2**27:  # contributions are numbered in int32
     raise NotImplementedError(
         "sparse_adam: triton needs fewer than 2^27 samples, got"
@@ -165,19 +164,25 @@ def sparse_adam(
     )
   layouts = triton_hash_lookup.layout(spec)
   constants = _constants(b1, b2, eps)
-  for scale in range(spec.num_grid_scales):
-    rule = _rule(learning_rate, apply, grad[scale], deterministic)
-    state = _scale_step(
-        state,
-        position,
-        slot,
-        grad[scale],
-        layouts[scale],
-        rule,
-        deterministic,
-        constants,
-    )
-  return state
+
+  @jax.custom_batching.sequential_vmap  # one pool after the other
+  def run(state, position, slot, grad, learning_rate, apply):
+    for scale in range(spec.num_grid_scales):
+      rule = _rule(learning_rate, apply, grad[scale], deterministic)
+      state = _scale_step(
+          state,
+          position,
+          slot,
+          grad[scale],
+          layouts[scale],
+          rule,
+          deterministic,
+          constants,
+      )
+    return state
+
+  state = (table, moments, steps)
+  return run(state, position, slot, grad, learning_rate, apply)
 
 
 def slot_adam(
@@ -198,22 +203,26 @@ def slot_adam(
   if weights.size == 0:
     return weights, moments
   size = weights.size // num_slots
-  out = calls.triton_call(
-      body.slot_adam,
-      grad,
-      steps,
-      touched,
-      _rule(learning_rate, apply, grad, False),
-      weights,
-      moments,
-      out=_like(weights, moments),
-      in_place={4: 0, 5: 1},
-      grid=(triton.cdiv(size, _SLOT_BLOCK), num_slots),
-      SIZE=size,  # constant: whole vectors where it allows them
-      BLOCK=_SLOT_BLOCK,
-      **_constants(b1, b2, eps),
-  )
-  return tuple(out)
+
+  @jax.custom_batching.sequential_vmap
+  def run(weights, grad, moments, steps, touched, learning_rate, apply):
+    return calls.triton_call(
+        body.slot_adam,
+        grad,
+        steps,
+        touched,
+        _rule(learning_rate, apply, grad, False),
+        weights,
+        moments,
+        out=_like(weights, moments),
+        in_place={4: 0, 5: 1},
+        grid=(triton.cdiv(size, _SLOT_BLOCK), num_slots),
+        SIZE=size,  # constant: whole vectors where it allows them
+        BLOCK=_SLOT_BLOCK,
+        **_constants(b1, b2, eps),
+    )
+
+  return run(weights, grad, moments, steps, touched, learning_rate, apply)
 
 
 def self_test(spec) -> None:

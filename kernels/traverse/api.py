@@ -46,6 +46,7 @@ class Traversed(NamedTuple):
   num_found: jax.Array
 
 
+@jax.named_scope("traverse")
 def traverse(
     origins: jax.Array,
     origins_lo: jax.Array,

@@ -9,7 +9,7 @@ from typing import Callable
 
 import jax
 
-# Ampere: older ones lack bfloat16 and asynchronous copies.
+# Ampere: for older ones the node field's kernels spill kilobytes a thread.
 MIN_CAPABILITY = 80
 _state = threading.local()
 _lock = threading.RLock()

@@ -118,6 +118,54 @@ def _as_compiled():
     builder.options = before
 
 
+@contextlib.contextmanager
+def _quick_types():
+  """Makes shapes and types of tensors once each.
+
+  The language forms them anew at every operation, and compares shapes that are
+  the same element by element: another half of the interpreter's time.
+  """
+  from triton.language import core, semantic
+
+  block, tensor = core.block_type, core.tensor
+  language = semantic.TritonSemantic
+  before = block.__init__, tensor.__init__, language.broadcast_impl_value
+  make_block, make_tensor, broadcast = before
+  blocks, shapes = {}, {}
+
+  def init_block(self, element_ty, shape):
+    sizes = tuple(shape)
+    if not all(type(size) is int for size in sizes):
+      return make_block(self, element_ty, shape)
+    key = (element_ty.name, sizes)
+    if key not in blocks:
+      make_block(self, element_ty, shape)
+      blocks[key] = dict(self.__dict__)
+    self.__dict__.update(blocks[key])
+
+  def init_tensor(self, handle, type):
+    key = type.shape.values if type.is_block() else ()
+    key = tuple(key)
+    if key not in shapes:
+      make_tensor(self, handle, type)
+      shapes[key] = self.shape, self.numel
+    self.shape, self.numel = shapes[key]
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+
+  def broadcast_values(self, lhs, rhs):
+    a, b = lhs.type, rhs.type
+    if a.is_block() and b.is_block() and a.shape.values == b.shape.values:
+      return lhs, rhs
+    return broadcast(self, lhs, rhs)
+
+  block.__init__, tensor.__init__ = init_block, init_tensor
+  language.broadcast_impl_value = broadcast_values
+  try:
+    yield
+  finally:
+    block.__init__, tensor.__init__, language.broadcast_impl_value = before
+
+
 def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   """Runs a kernel in the interpreter; arguments as for calls.triton_call.
 
@@ -135,8 +183,9 @@ def run(kernel, args, out, grid, in_place, constexprs) -> list[np.ndarray]:
   for o, like in enumerate(out):
     outputs.append(Buffer(like.shape, like.dtype, initial.get(o)))
   # As on a GPU, overflow and the like are silent.
-  with _lock, _patched_once(), _as_compiled(), np.errstate(all="ignore"):
-    kernel[grid](*inputs, *outputs, **constexprs)
+  with _lock, _patched_once(), _as_compiled(), _quick_types():
+    with np.errstate(all="ignore"):
+      kernel[grid](*inputs, *outputs, **constexprs)
   names = kernel.arg_names
   for i, buffer in enumerate(inputs):
     if isinstance(buffer, Buffer):

@@ -4,6 +4,7 @@ Needs jax_triton and the jax CUDA plugin wheel, without its dependencies.
 """
 
 import re
+import zlib
 from typing import Callable
 
 import jax
@@ -46,19 +47,32 @@ def triton_kernels(exported: jax_export.Exported) -> list[str]:
   return sorted(payload_names(exported.mlir_module()))
 
 
+def shared_buffers(exported: jax_export.Exported) -> list[tuple[str, int]]:
+  """(kernel, number of outputs that share an input's buffer) of every call."""
+  return [
+      (_kernel_name(line), line.count("#stablehlo.output_operand_alias<"))
+      for line in _call_lines(exported.mlir_module())
+  ]
+
+
 def payload_names(text: str) -> list[str]:
   """Kernel names out of the custom calls of a module's text."""
-  import zlib
+  return [_kernel_name(line) for line in _call_lines(text)]
 
-  found = []
-  for line in text.splitlines():
-    if not any(f"@{t}(" in line for t in _TARGETS):
-      continue
-    raw = re.search(r'(?:opaque|backend_config) = "((?:[^"\\]|\\.)*)"', line)
-    payload = zlib.decompress(_unescape(raw[1]))
-    name = re.search(rb"\.visible \.entry (\w+)", payload)
-    found.append(name[1].decode())
-  return found
+
+def _call_lines(text: str) -> list[str]:
+  return [
+      line
+      for line in text.splitlines()
+      if any(f"@{t}(" in line for t in _TARGETS)
+  ]
+
+
+def _kernel_name(line: str) -> str:
+  raw = re.search(r'(?:opaque|backend_config) = "((?:[^"\\]|\\.)*)"', line)
+  payload = zlib.decompress(_unescape(raw[1]))
+  name = re.search(rb"\.visible \.entry (\w+)", payload)
+  return name[1].decode()
 
 
 def _unescape(text: str) -> bytes:

@@ -87,6 +87,37 @@ def _series():
           'large_tables': large,
       },
       'projected': suite.measure_projected(),
+      'growth': {
+          kind: {
+              'num_steps': 100, 'num_nodes': 9, 'cpu_seconds': 2.0 + jump,
+              'steps_of_growth': [10, 20], 'psnr': 20.0 - jump,
+              'curve': [list(range(1, 100)), [jump] * 99],
+              'loss_after_over_before': [1.0, jump],
+          }
+          for kind, jump in (
+              ('growth', 0.9), ('growth without rehearsal', 3.0),
+              ('from scratch', 0.8),
+          )
+      },
+      'pruning': {
+          'num_steps': 9, 'before': {'psnr': 20.0}, 'after': {'psnr': 19.99},
+          'report': {'num_nodes': 73, 'num_pruned': 11, 'num_not_seen': 18},
+      },
+      'extension': {
+          'base_steps': 10, 'more_steps': 5, 'photos': [3, 2],
+          'nodes_before': 8, 'nodes_after': 11, 'nodes_untouched': 4,
+          'nodes_untouched_same_bytes': 4, 'old_nodes_retrained': 4,
+          **{
+              key: {'psnr': psnr, 'by_pyramid_level': [psnr, psnr + 1]}
+              for key, psnr in (
+                  ('old photos before', 21.0), ('old photos after', 20.9),
+                  ('old photos after, without replay', 18.0),
+                  ('new photos after', 19.0),
+                  ('old photos, both from the start', 21.0),
+                  ('new photos, both from the start', 20.0),
+              )
+          },
+      },
   }  # fmt: skip
 
 
@@ -106,6 +137,15 @@ def test_rows_and_picture_say_what_was_measured(tmp_path):
   assert passed[f'{mesh}/bytes of collectives, compiled'] is True
   assert passed[f'{mesh}/bytes of collectives with 4.0 times the parameters']
   assert rows['scaling/projected, same batch/1024 devices/speed'].value > 0
+  jump = 'loss behind the steps of growth'
+  assert passed[f'scaling/growth/growth/{jump}'] is True
+  assert passed[f'scaling/growth/growth without rehearsal/{jump}'] is None
+  old = rows['scaling/extension/old test photos']
+  assert old.passed is True and old.ratio == pytest.approx(-0.1)
+  assert rows['scaling/extension/new test photos'].ratio == -1.0
+  same = 'scaling/extension/nodes that nothing new touches, same bytes'
+  assert passed[same] is True
+  assert passed['scaling/pruning/test photos'] is True
   suite.plot(_series(), tmp_path / 'plot.png')
   assert 10_000 < (tmp_path / 'plot.png').stat().st_size < 300_000
 

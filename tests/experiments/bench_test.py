@@ -9,7 +9,12 @@ import sys
 
 import pytest
 
-from infnerf_jax.evaluation.bench import contests, shapes, suites
+from infnerf_jax.evaluation.bench import (
+    contests,
+    frame_rows,
+    shapes,
+    suites,
+)
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _FIELDS = {'name', 'value', 'unit', 'reference', 'ratio', 'target', 'passed'}
@@ -39,9 +44,37 @@ def test_suite_writes_rows_and_machine(tmp_path):
     assert row['name'] in done.stdout
 
 
+@pytest.mark.slow
+def test_every_kernel_is_measured_on_a_cpu(tmp_path):
+  """What a GPU's rows are made of runs from end to end, at a tiny size."""
+  out = tmp_path / 'bench.json'
+  done = _run('--suite=kernels', '--tiny', '--cpu_frame=8', f'--out={out}')
+  assert done.returncode == 0, done.stderr
+  rows = {r['name']: r for r in json.loads(out.read_text())['rows']}
+  rows = {n: r for n, r in rows.items() if n.startswith('kernels/cpu 8/')}
+  ops = {*frame_rows.TARGETS, *frame_rows.BATCH_OPS}
+  assert len(rows) == 2 * len(ops) + 3
+  for op in ops:
+    row = rows[f'kernels/cpu 8/{op}/ours vs xla']
+    assert row['value'] > 0 and row['reference'] > 0 and row['ratio'] > 0
+    assert row['detail']['bytes_per_second'] > 0
+  rates = [r for n, r in rows.items() if n.endswith('a ray/ours')]
+  for row in (*rates, rows['kernels/cpu 8/frame/time']):
+    assert row['value'] > 0
+  assert len(rates) == 2
+  for row in rows.values():
+    if 'torch' in row['name'] and row['value'] is None:
+      assert 'torch' in row['note']
+    assert row['target'] is None
+
+
 @pytest.mark.parametrize(
     'arguments, found',
-    [(['--suite=nonsense', '--out=x.json'], 'nonsense'), ([], '--out')],
+    [
+        (['--suite=nonsense', '--out=x.json'], 'nonsense'),
+        (['--suite=kernels', '--cpu_frame=-1', '--out=x.json'], '--cpu_frame'),
+        ([], '--out'),
+    ],
 )
 def test_bad_input_is_one_line_and_status_2(arguments, found):
   done = _run(*arguments)

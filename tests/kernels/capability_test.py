@@ -134,3 +134,59 @@ def test_recorded_calls_are_not_made():
   (call,) = found
   assert call.kernel.__name__ == "lookup" and call.grid == (3, 2)
   assert capability.recorded() is None
+
+
+def test_huge_sizes_are_called(monkeypatch):
+  """2^26 samples, 4096 slots, 2^30 samples in fixed rays: grids that exist."""
+  pytest.importorskip("triton")
+  from kernels import triton_report
+
+  monkeypatch.setattr(triton_report, "_SAMPLES", 2**26)
+  monkeypatch.setattr(triton_report, "_SLOTS", 4096)
+  monkeypatch.setattr(triton_report, "_RAYS", 2**24)
+  found = triton_report.examples()
+  assert set(found) == set(triton_report.functions())
+  largest = {op: max(c.grid[0] for c in made) for op, made in found.items()}
+  assert largest["composite"] >= 2**24 // 32
+  assert largest["node_field"] >= 2**26 // 64
+  assert largest["sparse_adam"] == 8 * 2**26 // 128
+  # A profiler sees a kernel's name alone.
+  modules = {}
+  for call in (c for made in found.values() for c in made):
+    modules.setdefault(call.kernel.__name__, set()).add(
+        call.kernel.fn.__module__
+    )
+  assert all(len(where) == 1 for where in modules.values())
+
+
+def test_what_is_too_large_is_refused():
+  pytest.importorskip("triton")
+  from kernels import sparse_adam
+  from kernels.triton_support import compiling
+
+  of = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype)
+  spec = specs.GridSpec(1, 2**7, 2, 4, 4)
+  rows, many = (1, spec.num_rows), 2**27
+  update = lambda *a: sparse_adam.sparse_adam(
+      *a[:3], [a[3:]], spec=spec, learning_rate=0.1, implementation="triton"
+  )
+  state = (of("float32", *rows, 2), of("float32", *rows, 4), of("int32", *rows))
+  call = (of("float32", many, 3), of("int32", many), of("float32", 1, many, 2))
+  with pytest.raises(NotImplementedError, match="2.27 samples"):
+    compiling.calls_of(update, *state, *call)
+  lookup = lambda *a: hash_lookup.hash_lookup(
+      *a, spec=spec, implementation="triton"
+  )
+  samples = (of("float32", 2**30, 3), of("int32", 2**30))
+  with pytest.raises(NotImplementedError, match="2.31 features"):
+    compiling.calls_of(lookup, state[0], *samples)
+  slots = 2**16
+  weights = of("float32", slots, 2, 2)
+  of_slots = (of("int32", slots), of("bool", slots))
+  with pytest.raises(NotImplementedError, match="65535 slots"):
+    compiling.calls_of(
+        lambda *a: sparse_adam.slot_adam(
+            *a, learning_rate=0.1, implementation="triton"
+        ),
+        *(weights, weights, of("float32", slots, 2, 2, 2), *of_slots),
+    )

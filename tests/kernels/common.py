@@ -12,6 +12,9 @@ INTERPRETING = capability.interpreting()
 _TRITON = () if capability.problem() else ("triton",)
 BACKENDS = _TRITON if INTERPRETING else ("xla", "native") + _TRITON
 ALL = ("reference",) + BACKENDS
+# Of tests whose every claim suite.py shows of a backend too, against the
+# reference: in the interpreter, where calls take seconds, once is enough.
+ONCE = tuple(b for b in ALL if not (INTERPRETING and b == "triton"))
 
 # All scales dense for ordinary nodes; the root hashes; rows not powers of two.
 RAGGED = grid_specs.GridSpec(2, 3000, 2, 3, 12)

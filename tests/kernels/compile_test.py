@@ -34,27 +34,48 @@ _BUDGETS = {
     "traverse": (80, 0),
     "node_field": (255, 49152),
     "node_field 16 scales": (255, 49152),
+    "node_field bfloat16": (255, 49152),
+    "node_field float32": (255, 49152),
 }
 
-# A compilation takes a second: the others are for runs that have minutes.
-_OFTEN = (80, 90)
-_OTHERS = tuple(c for c in compiling.CAPABILITIES if c not in _OFTEN)
+# Bytes a thread that may spill: the exact products, an option for comparisons,
+# hold three parts of their inputs, which is too much before Hopper.
+_SPILLS = {"node_field float32": 1024}
+
+# A compilation takes a second: the rest is for runs that have minutes. Where
+# registers are short before Hopper, or vector atomics lacking, Ampere too.
+_OFTEN = {op: (90,) for op in _BUDGETS} | {
+    "sparse_adam any order": (80, 90),
+    "composite ragged": (80,),
+    "node_field 16 scales": (80,),
+    "node_field bfloat16": (),
+    "node_field float32": (),
+}
+_REST = {
+    op: tuple(c for c in compiling.CAPABILITIES if c not in often)
+    for op, often in _OFTEN.items()
+}
 
 
 @pytest.fixture(
     scope="module",
-    params=[_OFTEN, pytest.param(_OTHERS, marks=pytest.mark.slow)],
-    ids=["often", "others"],
+    params=[_OFTEN, pytest.param(_REST, marks=pytest.mark.slow)],
+    ids=["often", "rest"],
 )
-def rows(request):
+def wanted(request):
+  return request.param
+
+
+@pytest.fixture(scope="module")
+def rows(wanted):
   from kernels import triton_report
 
-  return list(triton_report.rows(request.param))
+  return list(triton_report.rows(wanted))
 
 
 def _of(rows, op):
   found = [(c, made) for name, c, made in rows if name == op]
-  assert {c for c, _ in found} in (set(_OFTEN), set(_OTHERS))
+  assert {c for c, _ in found} in (set(_OFTEN[op]), set(_REST[op]))
   return found
 
 
@@ -63,13 +84,17 @@ def test_compiles_within_budget(rows, op):
   registers, shared = _BUDGETS[op]
   for capability, made in _of(rows, op):
     where = f"{made.name} on {capability}: "
-    assert made.stack == made.local == 0, where + "registers spill"
+    spilled = made.stack + made.local
+    assert spilled <= _SPILLS.get(op, 0), where + f"{spilled} bytes spill"
     assert made.registers <= registers, where + f"{made.registers} registers"
     assert made.shared <= shared, where + f"{made.shared} bytes shared"
 
 
-def test_every_op_has_a_budget(rows):
-  assert {op for op, _, _ in rows} == set(_BUDGETS)
+def test_every_op_has_a_budget(wanted, rows):
+  from kernels import triton_report
+
+  assert set(triton_report.functions()) == set(_BUDGETS)
+  assert {op for op, _, _ in rows} == {op for op in wanted if wanted[op]}
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,24 @@ from tests.kernels import common
 TRITON = [b for b in common.ALL if b == "triton"]
 
 
-@pytest.mark.parametrize("num_samples", [0, 1, 64, 501])
-@pytest.mark.parametrize("num_slots", [1, 5, 700])
+@functools.cache
+def _planning(num_slots):
+  return (
+      jax.jit(lambda slot: blocks.make_plan(slot, num_slots, 64)),
+      jax.jit(lambda order, edges: blocks.cut(order, edges, 64)),
+  )
+
+
+@pytest.mark.parametrize(
+    "num_samples,num_slots",
+    [(0, 5), (1, 700), (64, 1), (501, 5), (501, 700), (300, 70000)],
+)
 def test_every_sample_is_in_one_block_of_its_slot(num_samples, num_slots):
   rng = np.random.default_rng(0)
   slot = rng.integers(-2, num_slots + 2, num_samples).astype(np.int32)
-  plan = jax.tree.map(
-      np.asarray, blocks.make_plan(jnp.asarray(slot), num_slots, 64)
-  )
+  slot[: num_samples // 3] //= 100  # several blocks of some
+  make_plan, cut = _planning(num_slots)
+  plan = jax.tree.map(np.asarray, make_plan(jnp.asarray(slot)))
   number = blocks.num_blocks(num_samples, num_slots, 64)
   assert plan.slot.shape == (number,)
   seen = []
@@ -34,10 +44,10 @@ def test_every_sample_is_in_one_block_of_its_slot(num_samples, num_slots):
     assert np.all(np.where(valid, slot[mine], -1) == at)
     seen.extend(mine)
   assert sorted(seen) == list(range(num_samples))
-  for n in range(num_slots):
+  for n in range(min(num_slots, 1000)):
     held = plan.count[plan.slot_starts[n] : plan.slot_ends[n]].sum()
     assert held == np.sum(slot == n)
-  again = blocks.cut(jnp.asarray(plan.order), jnp.asarray(plan.edges), 64)
+  again = cut(jnp.asarray(plan.order), jnp.asarray(plan.edges))
   for a, b in zip(again, plan):
     np.testing.assert_array_equal(a, b)
 
@@ -92,8 +102,16 @@ def test_half_precision_is_close(implementation):
   assert not exact  # half precision it was
 
 
+@functools.cache
+def _whole_field(spec, implementation):
+  run = functools.partial(
+      node_field.node_field, spec=spec, implementation=implementation
+  )
+  return jax.jit(run)
+
+
 @pytest.mark.parametrize("implementation", TRITON)
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_lookup_in_the_kernel_equals_the_reference(implementation, dtype):
   """Without a gradient features never leave the chip; hashed by any number."""
   grid = dataclasses.replace(common.RAGGED, num_grid_scales=9)
@@ -101,11 +119,10 @@ def test_lookup_in_the_kernel_equals_the_reference(implementation, dtype):
   params, position, slot, ray_idx, rays = native.example(spec, 100)
   params["table"] = params["table"].astype(dtype)
   args = (params, position, slot, ray_idx, rays)
-  run = lambda name: jax.jit(
-      functools.partial(node_field.node_field, spec=spec, implementation=name)
-  )(*args)
-  want = run("reference")
-  for a, b in zip(run(implementation), want):
+  # The reference computes in float32, and is compiled once.
+  exact = {**params, "table": params["table"].astype(jnp.float32)}
+  want = _whole_field(spec, "reference")(exact, *args[1:])
+  for a, b in zip(_whole_field(spec, implementation)(*args), want):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
   density = node_field.node_density(
       *args[:3], spec=spec, implementation=implementation
@@ -138,6 +155,28 @@ def test_gradients_have_the_same_bits_every_time(implementation):
 
   for a, b in zip(*(jax.tree.leaves(grads()) for _ in range(2))):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("implementation", TRITON)
+@pytest.mark.parametrize("ordered", [False, True])
+def test_sums_of_rows(implementation, ordered):
+  """Groups of no rows, of some and of more than are read at once."""
+  from kernels.node_field import triton_mlp
+
+  del implementation
+  rng = np.random.default_rng(3)
+  values = rng.normal(size=(400, 131)).astype(np.float32)
+  order = rng.permutation(400).astype(np.int32)
+  edges = np.array([0, 0, 3, 150, 150, 399], np.int32)
+  got = triton_mlp.sum_rows(
+      jnp.asarray(values),
+      jnp.asarray(order[: 400 if ordered else 0]),
+      jnp.asarray(edges[:-1]),
+      jnp.asarray(edges[1:]),
+  )
+  rows = values[order] if ordered else values
+  want = [rows[a:b].sum(0) for a, b in zip(edges[:-1], edges[1:])]
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", TRITON)

@@ -56,12 +56,28 @@ def _check(got, want, min_clear, atol):
   )
 
 
+@functools.cache
+def _locate(implementation, root_side, max_level):
+  """One program: op by op they would be compiled one by one."""
+  run = functools.partial(
+      locate.locate,
+      root_side=root_side,
+      max_level=max_level,
+      implementation=implementation,
+  )
+  return jax.jit(run)
+
+
+@functools.cache
+def _want_random():
+  return _oracle(native.example(), 17.0, 3)
+
+
 @pytest.mark.parametrize("implementation", common.ALL)
 def test_random_tree_equals_numpy(implementation):
   args = native.example()
-  rule = dict(root_side=17.0, max_level=3)
-  got = locate.locate(*args, **rule, implementation=implementation)
-  want = _oracle(args, **rule)
+  got = _locate(implementation, 17.0, 3)(*args)
+  want = _want_random()
   assert len(np.unique(want[2])) == 3
   _check(got, want, 1e-5, 1e-5)
 
@@ -85,9 +101,13 @@ def _deep_tree(origin, max_level):
   return np.array(children, np.int32)
 
 
-@pytest.mark.parametrize("implementation", common.ALL)
-def test_level_20_next_to_a_camera_far_from_the_corner(implementation):
-  root_side, max_level = 1000e3, 20  # cells of 0.95 m in 1,000 km
+_FAR = (1000e3, 20)  # metres, levels: cells of 0.95 m in 1,000 km
+
+
+@functools.cache
+def _far_from_the_corner():
+  """Arguments, and what is right."""
+  _, max_level = _FAR
   origin = np.array([0.7234567890123, 0.8123456789012, 0.6345678901234])
   rng = np.random.default_rng(0)
   children = _deep_tree(origin, max_level)
@@ -106,9 +126,13 @@ def test_level_20_next_to_a_camera_far_from_the_corner(implementation):
       np.arange(len(children), dtype=np.int32),
   )
   args = tuple(jnp.asarray(a) for a in args)
-  rule = dict(root_side=root_side, max_level=max_level)
-  got = locate.locate(*args, **rule, implementation=implementation)
-  want = _oracle(args, **rule)
+  return args, _oracle(args, *_FAR)
+
+
+@pytest.mark.parametrize("implementation", common.ALL)
+def test_level_20_next_to_a_camera_far_from_the_corner(implementation):
+  args, want = _far_from_the_corner()
+  got = _locate(implementation, *_FAR)(*args)
   assert np.all(want[2] == 20)
   _check(got, want, 1e-5, 1e-5)
 
@@ -117,11 +141,11 @@ def test_level_20_next_to_a_camera_far_from_the_corner(implementation):
 def test_missing_root_and_empty_rays(implementation):
   args = list(native.example())
   args[6] = jnp.full_like(args[6], -1)
-  rule = dict(root_side=17.0, max_level=3, implementation=implementation)
-  got = locate.locate(*args, **rule)
+  run = _locate(implementation, 17.0, 3)
+  got = run(*args)
   assert np.all(got.slot == -1) and np.all(got.node_id == 0)
   empty = [a[:0] for a in args[:5]] + args[5:]
-  assert locate.locate(*empty, **rule).position.shape == (0, 40, 3)
+  assert run(*empty).position.shape == (0, 40, 3)
 
 
 @pytest.mark.parametrize("implementation", common.BACKENDS)
@@ -151,10 +175,8 @@ def test_vmap_equals_one_by_one(implementation, own_trees):
   axes = [0, None, None, 0, 0, None, None]
   if own_trees:
     args[6], axes[6] = jnp.stack([args[6], args[6].at[5].set(-1)]), 0
-  run = functools.partial(
-      locate.locate, root_side=17.0, max_level=3, implementation=implementation
-  )
-  both = jax.vmap(run, in_axes=axes)(*args)
+  run = _locate(implementation, 17.0, 3)
+  both = jax.jit(jax.vmap(run, in_axes=axes))(*args)
   for i in range(2):
     one = run(*(a if x is None else a[i] for a, x in zip(args, axes)))
     for a, b in zip(both, one):

@@ -94,7 +94,7 @@ def test_step_equals_numpy(implementation):
     "implementation,sizes",
     [("native", s) for s in ((0,), (1,), (65, 0), (3000, 700))]
     + [("xla", s) for s in ((0,), (3000, 700))]
-    + [("triton", s) for s in ((0,), (1,), (65, 0), (3000, 700))],
+    + [("triton", s) for s in ((0,), (1, 0), (3000, 700))],
 )
 def test_sizes(implementation, sizes):
   if implementation not in common.BACKENDS:
@@ -202,6 +202,57 @@ def test_sums_in_any_order(implementation):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
+def _two_pools():
+  """Stacked state and samples of two pools, and their steps one by one."""
+  parts = [(_state(seed), _call(30, 1 + seed)) for seed in (0, 1)]
+  want = [_step("reference")(state, [call], True) for state, call in parts]
+  stack = lambda *a: jnp.stack(a)
+  return jax.tree.map(stack, *parts), jax.tree.map(stack, *want)
+
+
+def _close_pools(got, want):
+  np.testing.assert_array_equal(got[2], want[2])
+  for a, b in zip(got[:2], want[:2]):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+# The native one has no vmap.
+_WITH_VMAP = [b for b in common.BACKENDS if b != "native"]
+
+
+@pytest.mark.parametrize("implementation", _WITH_VMAP)
+def test_vmap_over_pools(implementation):
+  """Pools are stacked; slot 0 of each is a root."""
+  parts, want = _two_pools()
+  step = _step(implementation)
+  run = jax.vmap(lambda state, call: step(state, [call], True))
+  _close_pools(run(*parts), want)
+
+
+@pytest.mark.parametrize("implementation", suite.KERNELS)
+def test_shard_map_over_pools(implementation):
+  """Every device updates its own rows from its own samples."""
+  parts, want = _two_pools()
+  if jax.device_count() < 2:  # the interpreter's process has two
+    pytest.skip("needs two devices")
+  step = _step(implementation)
+  auto = jax.sharding.AxisType.Auto
+  spec = jax.sharding.PartitionSpec(suite.AXIS)
+
+  def run(state, call):
+    state, call = jax.tree.map(lambda a: a[0], (state, call))
+    return jax.tree.map(lambda a: a[None], step(state, [call], True))
+
+  run = jax.shard_map(
+      run,
+      mesh=jax.make_mesh((2,), (suite.AXIS,), axis_types=(auto,)),
+      in_specs=(spec, spec),
+      out_specs=spec,
+      check_vma=False,
+  )
+  _close_pools(jax.jit(run)(*parts), want)
+
+
 def test_donated_state_changes_in_place():
   run = jax.jit(
       lambda state, calls: sparse_adam.sparse_adam(
@@ -259,3 +310,19 @@ def test_slot_adam(implementation, apply):
   for a, b in zip(got, want):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)
   np.testing.assert_array_equal(np.asarray(got[0])[1:3], weights[1:3])
+
+
+@pytest.mark.parametrize("implementation", _WITH_VMAP)
+def test_slot_adam_of_pools_at_once(implementation):
+  rng = np.random.default_rng(8)
+  draw = lambda *shape: jnp.asarray(rng.uniform(size=(2, *shape)), jnp.float32)
+  touched = jnp.array([[True, False, True], [False, True, True]])
+  steps = jnp.array([[0, 3, 7], [1, 2, 9]], jnp.int32)
+  arrays = (draw(3, 4, 5), draw(3, 4, 5), draw(3, 2, 4, 5), steps, touched)
+  run = functools.partial(
+      sparse_adam.slot_adam, learning_rate=0.01, implementation=implementation
+  )
+  both = jax.vmap(run)(*arrays)
+  for i in range(2):
+    for a, b in zip(both, run(*(x[i] for x in arrays))):
+      np.testing.assert_allclose(a[i], b, rtol=1e-6)

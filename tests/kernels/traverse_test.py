@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels import traverse
-from tests.kernels import common
+from tests.kernels import common, suite
 
 BACKENDS = [name for name in common.ALL if name != "native"]
 SIDE = 17.0
@@ -26,8 +26,8 @@ def _tree(rng):
   return children, slot_of_node
 
 
-def _scene(num_rays=7, share=0.5, seed=0):
-  """Arguments of traverse, by name."""
+def _scene(num_rays=10, share=0.5, seed=0):
+  """Arguments of traverse, by name; of one size where tests share a program."""
   rng = np.random.default_rng(seed)
   children, slot_of_node = _tree(rng)
   origins = rng.uniform(-0.2, 1.2, (num_rays, 3))
@@ -53,8 +53,8 @@ def _scene(num_rays=7, share=0.5, seed=0):
   )
 
 
-# In the interpreter a step of all rays takes a tenth of a second.
-_COARSE = 3 if common.INTERPRETING else 1
+# In the interpreter a step of all rays takes a twentieth of a second.
+_COARSE = 5 if common.INTERPRETING else 1
 _STEPS = 150 // _COARSE
 RULE = dict(
     root_side=SIDE,
@@ -70,7 +70,20 @@ def _run(scene, implementation, **rule):
     scene["occupancy"] = traverse.pack_occupancy(scene["occupancy"])
   scene = {k: None if v is None else jnp.asarray(v) for k, v in scene.items()}
   rule = {**RULE, "max_samples_per_ray": _STEPS, **rule}
-  return traverse.traverse(**scene, **rule, implementation=implementation)
+  return _jitted(implementation, tuple(sorted(rule.items())))(scene)
+
+
+@functools.cache
+def _jitted(implementation, rule):
+  """One program a rule: op by op they would be compiled one by one."""
+  rule = dict(rule, implementation=implementation)
+  return jax.jit(lambda scene: traverse.traverse(**scene, **rule))
+
+
+@functools.cache
+def _whole(implementation):
+  """The samples of `_scene()`, all of them."""
+  return _run(_scene(), implementation)
 
 
 def _sample(scene, r, t):
@@ -160,7 +173,7 @@ def _compare(got, scene, rule):
     "share,most", [(0.3, _STEPS), (None, _STEPS), (0.5, 7)]
 )
 def test_equals_brute_force(implementation, share, most):
-  scene = _scene(10, share or 0.0)
+  scene = _scene(share=share or 0.0)
   if share is None:
     scene["occupancy"] = None
   got = _run(scene, implementation, max_samples_per_ray=most)
@@ -174,7 +187,7 @@ def test_equals_brute_force(implementation, share, most):
 
 @pytest.mark.parametrize("implementation", BACKENDS)
 def test_uniform_steps_without_phase(implementation):
-  scene = _scene(6)
+  scene = _scene()
   scene["phase"] = None
   rule = dict(
       step_slope=0.0, min_step=0.15 * _COARSE, max_samples_per_ray=_STEPS
@@ -183,12 +196,13 @@ def test_uniform_steps_without_phase(implementation):
   assert _compare(got, scene, {**RULE, **rule}) >= 3
 
 
-@pytest.mark.parametrize("implementation", BACKENDS[1:])
-@pytest.mark.parametrize("seed", range(1 if common.INTERPRETING else 3))
+@pytest.mark.parametrize(
+    "implementation", [b for b in common.ONCE[1:] if b != "native"]
+)
+@pytest.mark.parametrize("seed", range(3))
 def test_leaping_loses_nothing(implementation, seed):
   """Backends that leap find what the reference's full search finds."""
-  # Two programs of the interpreter's, as long as their slowest rays.
-  scene = _scene(64 if common.INTERPRETING else 40, 0.15, seed)
+  scene = _scene(64, 0.15, seed)
   got = _run(scene, implementation)
   want = _run(scene, "reference")
   counts = np.diff(got.ray_offsets) - np.diff(want.ray_offsets)
@@ -202,9 +216,8 @@ def test_leaping_loses_nothing(implementation, seed):
 
 @pytest.mark.parametrize("implementation", BACKENDS)
 def test_capacity_drops_the_last(implementation):
-  scene = _scene(6)
-  whole = _run(scene, implementation)
-  got = _run(scene, implementation, capacity=25)
+  whole = _whole(implementation)
+  got = _run(_scene(), implementation, capacity=25)
   assert int(whole.num_found) > 25
   assert int(got.num_found) == int(whole.num_found)
   assert got.t.shape == (25,) and int(got.ray_offsets[-1]) == 25
@@ -214,7 +227,7 @@ def test_capacity_drops_the_last(implementation):
 
 @pytest.mark.parametrize("implementation", BACKENDS)
 def test_rays_without_samples(implementation):
-  scene = _scene(5)
+  scene = _scene()
   scene["far"][1] = scene["near"][1]
   scene["far"][2] = scene["near"][2] - 1
   got = _run(scene, implementation)
@@ -223,11 +236,12 @@ def test_rays_without_samples(implementation):
   np.testing.assert_array_equal(got.reached[1:3], scene["far"][1:3, 0])
   scene["occupancy"] = np.zeros_like(scene["occupancy"])
   got = _run(scene, implementation)
-  for r in range(5):  # only what lies outside of the root is left
+  for r in range(10):  # only what lies outside of the root is left
     mine = slice(int(got.ray_offsets[r]), int(got.ray_offsets[r + 1]))
     assert np.all(np.asarray(got.node_id[mine]) == 0)
   scene["slot_of_node"][:] = -1
-  assert int(_run(scene, implementation).num_found) == 0
+  few = {} if implementation != "triton" else dict(max_steps=3)
+  assert int(_run(scene, implementation, **few).num_found) == 0
   none = _run(_scene(0), implementation)
   assert none.ray_offsets.tolist() == [0] and none.t.shape == (0,)
 
@@ -244,16 +258,56 @@ def test_vmap_equals_one_by_one(implementation):
     return traverse.traverse(
         **dict(zip(names, args)),
         **rest,
-        **RULE,
-        max_samples_per_ray=20,
+        **{**RULE, "max_steps": 12},
+        max_samples_per_ray=7,
         implementation=implementation,
     )
 
   stacked = [np.stack([s[n] for s in scenes]) for n in names]
-  both = jax.vmap(run)(*stacked)
+  both = jax.jit(jax.vmap(run))(*stacked)
+  assert np.all(both.num_found > 0)
+  run = jax.jit(run)
   for i in range(2):
     for a, b in zip(both, run(*(x[i] for x in stacked))):
       np.testing.assert_allclose(a[i], b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", BACKENDS[1:])
+def test_shard_map_over_rays(implementation):
+  """Rays are divided among all devices, the tree is everywhere."""
+  count = jax.device_count()
+  want, scene = _whole(implementation), _scene()
+  scene["occupancy"] = traverse.pack_occupancy(scene["occupancy"])
+  scene = {k: jnp.asarray(v) for k, v in scene.items()}
+  auto = jax.sharding.AxisType.Auto
+  mine = jax.sharding.PartitionSpec(suite.AXIS)
+  shared = ("level_footprints", "children", "slot_of_node", "occupancy")
+  spec = {
+      k: jax.sharding.PartitionSpec() if k in shared else mine for k in scene
+  }
+
+  def run(scene):
+    out = traverse.traverse(
+        **scene,
+        **RULE,
+        max_samples_per_ray=_STEPS,
+        implementation=implementation,
+    )
+    return out.t, out.num_found[None], out.reached
+
+  run = jax.shard_map(
+      run,
+      mesh=jax.make_mesh((count,), (suite.AXIS,), axis_types=(auto,)),
+      in_specs=(spec,),
+      out_specs=mine,
+      check_vma=False,
+  )
+  t, found, reached = jax.jit(run)(scene)
+  parts = [x[:n] for x, n in zip(np.split(np.asarray(t), count), found)]
+  np.testing.assert_array_equal(
+      np.concatenate(parts), want.t[: int(want.num_found)]
+  )
+  np.testing.assert_array_equal(reached, want.reached)
 
 
 def test_no_gradient_flows_and_jit_works():

@@ -3,6 +3,7 @@
 import json
 import types
 
+import ml_collections
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ def loaded(tmp_path):
       models=('OPENCV', 'PINHOLE', 'OPENCV_FISHEYE', 'FULL_OPENCV'),
   )
   scene = readers.load_scene(folder)
-  config = types.SimpleNamespace(data=types.SimpleNamespace(path=str(folder)))
+  config = ml_collections.ConfigDict({'data': {'path': str(folder)}})
   return types.SimpleNamespace(
       cameras=scene.cameras, photo_names=scene.photos.names, config=config,
       workdir=tmp_path / 'run', open_pyramid=None,

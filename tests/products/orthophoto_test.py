@@ -222,7 +222,7 @@ def field():
       model, spec, octree,
       np.stack([low, high]), cameras, ('a',), {'train': np.array([0])},
       render_rays.RenderOptions(num_samples=(24, 16), opaque_end=True),
-      (0, 0, 0), 7,
+      (0, 0, 0), 7, 1.0,
   )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 import infnerf_jax
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.products import film, paths, store_export
+from infnerf_jax.products import film, level_pictures, paths, store_export
 from infnerf_jax.storage import node_store
 from tests import loaded_test
 
@@ -78,9 +78,11 @@ def test_a_store_loads_as_its_run_does(run, stored):
 def test_a_film_from_a_store(run, stored, tmp_path):
   scene = infnerf_jax.load(stored[0])
   path = paths.make_path('zoom', scene, num_frames=3, width=32)
+  scene.evict_above = 0.5
   report = film.render_film(
-      scene, path, tmp_path, max_memory_gb=0.5, show_progress=False
-  )
+      scene, path, tmp_path, max_memory_gb=0.5, level_map=True,
+      show_progress=False,
+  )  # fmt: skip
   assert json.loads((tmp_path / 'render.json').read_text())['num_frames'] == 3
   assert report['num_nodes'] == 17 and report['level_bias_max'] == 0
   assert 0 <= report['read_wait_share'] <= 1 and not report['damaged_nodes']
@@ -91,6 +93,11 @@ def test_a_film_from_a_store(run, stored, tmp_path):
   again = scene.render(cameras_lib.take(path.cameras, 2))
   error = np.mean(np.square(exact.rgb - again.rgb))
   assert -10 * np.log10(error) > 30
+  levels = level_pictures.read_levels(tmp_path / report['frames'][2]['level'])
+  expected = scene.render(
+      cameras_lib.take(path.cameras, 2), outputs=('level',)
+  ).level
+  np.testing.assert_allclose(levels, expected, atol=5.1e-4)
 
 
 def _command(*arguments):
@@ -132,3 +139,40 @@ def test_levels_that_have_not_joined_are_left_out(run, tmp_path):
   assert page.masks[0] == 255 and not page.masks[1:].any()
   row = store.read_row(page.keys[4])
   np.testing.assert_array_equal(row['table'], loaded.model.nodes['table'][4])
+
+
+def _render(folder, out, *arguments):
+  return subprocess.run(
+      [sys.executable, '-m', 'experiments.render', f'--workdir={folder}',
+       f'--out={out}', '--path=zoom', '--num_frames=2', '--width=32',
+       *arguments],
+      capture_output=True, text=True,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_holds_to_a_cap_in_megabytes(stored, tmp_path):
+  done = _render(stored[0], tmp_path / 'a', '--max_memory_mb=500')
+  assert done.returncode == 0, done.stderr
+  report = json.loads((tmp_path / 'a' / 'render.json').read_text())
+  assert report['memory']['cap'] == 500e6
+  parts = report['memory']['device'], report['memory']['host']
+  assert sum(part['total'] for part in parts) <= 500e6
+  assert report['level_bias_max'] == 0
+  done = _render(stored[0], tmp_path / 'b', '--max_memory_mb=20')
+  assert done.returncode == 2 and 'Traceback' not in done.stderr
+  assert 'expected at least' in done.stderr
+
+
+@pytest.mark.slow
+def test_precisions_cost_little_on_the_city(tmp_path):
+  """A minute of training; half and a quarter of the parameters' bytes."""
+  subprocess.run(
+      [sys.executable, '-m', 'experiments.train',
+       '--config=configs/quickstart.py:demo', f'--workdir={tmp_path}'],
+      check=True, capture_output=True,
+  )  # fmt: skip
+  found = store_export.compare_precisions(infnerf_jax.load(tmp_path))
+  for precision, share, loss in (('bfloat16', 0.5, 0.1), ('int8', 0.25, 0.3)):
+    assert found[precision]['share_of_float32'] <= share
+    assert found[precision]['psnr_loss'] <= loss

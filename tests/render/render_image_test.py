@@ -276,10 +276,15 @@ def test_out_of_memory_retries_with_half_and_names_the_budget():
       raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 2 GB requested')
     return 'done'
 
-  again = render_image._with_smaller_blocks
+  def again(run, block, budget):
+    return render_image._with_smaller_blocks(
+        run, block, budget, lambda rays: 1e6 * rays
+    )
+
   assert again(run, 512, 1.5) == ('done', 256)
   assert tried == [512, 256]
-  with pytest.raises(errors.InputError, match='max_memory_gb: got 1.5 GB'):
+  found = 'max_memory_gb: got 1.5 GB;.* need about 4.1 and 2.05 GB'
+  with pytest.raises(errors.InputError, match=found):
     again(run, 4096, 1.5)
 
   def broken(block):

@@ -77,7 +77,7 @@ def test_colours_that_do_not_show_are_not_missed(blend, opaque_end):
 
 
 def test_tiles_do_not_depend_on_the_crop():
-  fast = shared_proposals.fast(OPTIONS)
+  fast = dataclasses.replace(shared_proposals.fast(OPTIONS), proposal_stride=4)
   whole = _image(fast)
   part = _image(fast, crop=(5, 3, 37, 30))
   np.testing.assert_allclose(part.rgb, whole.rgb[3:30, 5:37], atol=1e-5)

@@ -29,6 +29,7 @@ def test_the_sharded_step_on_eight_virtual_devices():
           'tests/sharding/sharded_state_test.py',
           'tests/sharding/sharded_step_test.py',
           'tests/sharding/mesh_loop_test.py',
+          'tests/sharding/paged_mesh_test.py',
       ],
       cwd=pathlib.Path(__file__).parents[2],
       env={

@@ -117,6 +117,31 @@ def test_metrics_tell_what_devices_do_and_hold(runs):
 
 
 @pytest.mark.slow
+def test_photos_are_added_over_a_mesh_as_on_one_device(scene, tmp_path):
+  builders.infnerf(tmp_path / 'more', num_photos=4, center=(0.4, 0, 0))
+  base = tmp_path / 'base'
+  config = _config(scene, 0, 0, root_octaves=2)
+  loop.train(_steps(config, 2), base)
+  found = []
+  for shape in ((2, 2), (0, 0)):
+    out = tmp_path / f'run{shape[0]}'
+    shutil.copytree(base, out)
+    config = _config(scene, *shape, root_octaves=2)
+    config.data.extra_paths = str(tmp_path / 'more')
+    run = loop.train(_steps(config, 3), out).run
+    assert run.plan.built.report['extension']['nodes_new'] > 0
+    found.append(_stored(out, 3))
+  sharded, single = found
+  for got, want in zip(
+      jax.tree.leaves(sharded['opt_state']),
+      jax.tree.leaves(single['opt_state']),
+      strict=True,
+  ):
+    error = np.abs(np.asarray(got, np.float64) - want)
+    assert error.max(initial=0) <= _TOLERANCE * np.abs(want).max(initial=0)
+
+
+@pytest.mark.slow
 def test_scores_and_previews_of_a_mesh_run(scene, tmp_path):
   config = _config(scene, 1, 4, num_steps=2, preview_every=2, eval_every=2)
   config.data.validation_every = 4

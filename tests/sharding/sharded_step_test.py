@@ -15,7 +15,7 @@ import pytest
 from infnerf_jax.sharding import mesh as mesh_lib
 from infnerf_jax.sharding import partition as partition_lib
 from infnerf_jax.sharding import traffic
-from infnerf_jax.training import optimizer, sharded_step
+from infnerf_jax.training import gradients, optimizer, sharded_step
 from infnerf_jax.training import step as step_lib
 from tests.sharding import devices, quad_scene
 from tests.training import tiny
@@ -52,7 +52,7 @@ def _both_halves(options, state, batch, surroundings, key):
       key, state, batch, surroundings, spec, quad_scene.RENDER, options
   )
   state, metrics = step_lib.apply_gradients(
-      state, grads, metrics, surroundings.tree.shard, spec, options
+      state, grads, metrics, surroundings, spec, options
   )
   return state, metrics, grads
 
@@ -89,17 +89,17 @@ def _sharded_step(num_data, num_node, options):
   )
 
 
-def _run_single(options, batch, step):
+def _run_single(options, batch, step, learners=None):
   tree = quad_scene.uneven_octree()
   return _single_step(options)(
       quad_scene.state(tree, options, step),
       batch,
-      quad_scene.surroundings(tree),
+      quad_scene.surroundings(tree)._replace(learners=learners),
       _key(),
   )
 
 
-def _run_sharded(mesh_case, options, batch, step):
+def _run_sharded(mesh_case, options, batch, step, learners=None):
   num_data, num_node, split_level, seed = mesh_case
   tree, mesh = quad_scene.uneven_octree(), devices.mesh(num_data, num_node)
   partition = quad_scene.partition(
@@ -111,7 +111,9 @@ def _run_sharded(mesh_case, options, batch, step):
       ),
       sharded_step.shard_batch(batch, mesh),
       sharded_step.shard_surroundings(
-          quad_scene.surroundings(tree), partition, mesh
+          quad_scene.surroundings(tree)._replace(learners=learners),
+          partition,
+          mesh,
       ),
       sharded_step.place_everywhere(_key(), mesh),
   )
@@ -222,6 +224,31 @@ def test_growth_with_rehearsal_and_microbatches():
   assert float(want[1].rehearsal) > 0
   partition, got = _run_sharded((2, 2, 1, 0), options, batch, 5)
   _assert_same_step(partition, got, want)
+
+
+@pytest.mark.slow
+def test_what_does_not_learn_stays_to_the_bit():
+  tree, batch = quad_scene.uneven_octree(), tiny.batch(32)
+  nodes = np.arange(tree.num_nodes) % 3 == 0
+  learners = gradients.Learners(
+      jnp.asarray(nodes), jnp.arange(tiny.NUM_PHOTOS) >= 2
+  )
+  case = (2, 2, 1, 0)
+  want = _run_single(quad_scene.STEP, batch, 0, learners)
+  partition, got = _run_sharded(case, quad_scene.STEP, batch, 0, learners)
+  _assert_same_step(partition, got, want)
+  before = quad_scene.state(tree)
+  after = sharded_step.gather_state(got[0], partition)
+  for part in (lambda s: s.params['nodes'], lambda s: s.opt_state['nodes']):
+    for a, b in zip(
+        jax.tree.leaves(part(after)), jax.tree.leaves(part(before)), strict=True
+    ):
+      np.testing.assert_array_equal(a[~nodes], b[~nodes])
+  assert (after.opt_state['nodes'].mlp_steps[nodes] > 0).sum() > 5
+  for name in ('appearance', 'poses'):
+    a, b = (s.params[name] for s in (after, before))
+    np.testing.assert_array_equal(a[:2], b[:2])
+    assert (a[2:] != b[2:]).any()
 
 
 def test_devices_that_own_nothing_that_the_batch_needs():

@@ -1,8 +1,10 @@
 """The node store: what is written comes back; what is damaged is found."""
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
+import threading
 
 import jax
 import ml_dtypes
@@ -293,10 +295,53 @@ def test_new_versions_are_seen_at_the_commit(tmp_path):
   after = node_store.open_store(tmp_path)
   assert after.read_row(key)['table'].min() == 3
   assert not node_store.verify(after)
-  # A reader of the old generation still finds what its pages name.
+  # A reader of the commit before still finds what it names.
   np.testing.assert_array_equal(other.read_row(key)['table'], before['table'])
-  assert node_store_writer.sweep(key_values.TensorStoreKeyValues(tmp_path)) == 3
+  assert other.header.generation == 1
+  writer.write_row(key, _zero_rows(header, 4.0))
+  assert writer.commit() == 3
+  # One whose pages name what was deleted since goes on with the new.
+  assert other.read_row(key)['table'].min() == 4
+  assert other.header.generation == 3 and not node_store.verify(other)
+  # Two old pages are left over, and the chunks that the last commit replaced.
+  assert node_store_writer.sweep(key_values.TensorStoreKeyValues(tmp_path)) == 4
   assert not node_store.verify(node_store.open_store(tmp_path))
+
+
+def test_readers_follow_commits_and_not_another_store(tmp_path):
+  """Threads that read while commits delete what their pages name."""
+  _, _, octree = tiny_store.make_store(tmp_path)
+  keys = [int(key) for key in tree_pages.octree_masks(octree)[0]]
+  values = key_values.TensorStoreKeyValues(tmp_path)
+  writer = node_store_writer.StoreWriter(values)
+  readers = [node_store.open_store(tmp_path) for _ in range(2)]
+  assert not readers[0].follow()
+  going, found = threading.Event(), []
+
+  def read(store):
+    while not going.is_set():
+      rows = [store.read_row(key)['table'].min() for key in keys]
+      found.append(rows)
+
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    # Two threads share a reader.
+    tasks = [pool.submit(read, readers[i % 2]) for i in range(4)]
+    for value in range(8):
+      for key in keys:
+        writer.write_row(key, _zero_rows(writer.store.header, value))
+      writer.commit()
+    going.set()
+    for task in tasks:
+      task.result()
+  assert found
+  for store in readers:
+    store.follow()
+    assert store.read_row(keys[5])['table'].min() == 7
+  # Another model there is not mixed with this one.
+  tiny_store.make_store(tmp_path, seed=1)
+  assert not readers[0].follow()
+  with pytest.raises(key_values.MissingError):
+    readers[0].read_row(keys[5])
 
 
 def test_commits_rewrite_the_pages_above(tmp_path):

@@ -199,11 +199,33 @@ def test_a_damaged_node_is_shown_by_its_parent(tmp_path, how):
   np.testing.assert_allclose(found.rgb, expected.rgb, atol=1e-6)
 
 
-def test_a_damaged_root_is_one_line(tmp_path):
+@pytest.mark.parametrize('how', ['gone', 'flipped'])
+def test_nothing_stands_in_for_a_damaged_root(tmp_path, how):
+  """The other nodes still show; where only the root is, nothing does."""
+  model, spec, octree = tiny_store.make_store(tmp_path)
+  _break(tmp_path, 1, how)
+  scene, slots = _open(tmp_path), np.array(model.tree.slot_of_node)
+  slots[0] = -1
+  model = model._replace(tree=model.tree._replace(slot_of_node=slots))
+  for distance in (1.0, 60.0):
+    camera = _camera(distance)
+    found = _render(scene, camera)
+    expected = _whole((None, model, spec, octree), camera)
+    np.testing.assert_allclose(found.rgb, expected.rgb, atol=1e-6)
+    assert list(scene.frame_report['damaged']) == ['1']
+  assert not found.rgb.any()  # so far away all else is too fine
+  assert scene.memory_report()['rows']['resident'] > 0
+
+
+def test_a_store_without_a_single_good_value_renders(tmp_path):
   tiny_store.make_store(tmp_path)
-  _break(tmp_path, 1, 'flipped')
-  with pytest.raises(errors.InputError, match='root cannot be read: .*crc32c'):
-    _render(_open(tmp_path), _camera(1.0))
+  for path in [*tmp_path.glob('nodes/*/*/*'), *tmp_path.glob('tree/*')]:
+    path.write_bytes(b'nonsense')
+  scene = _open(tmp_path)
+  found = _render(scene, _camera(1.0))
+  assert not found.rgb.any()
+  assert list(scene.frame_report['damaged']) == ['1']
+  assert list(scene.frame_report['damaged_pages']) == ['1']
 
 
 def test_a_cap_below_the_root_is_refused_with_the_least(stored):

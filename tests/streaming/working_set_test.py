@@ -139,14 +139,33 @@ def test_a_thousand_cameras_of_a_kind(kind, seed):
   check_superset(octree, tree, kind, num_cameras=500, seed=seed)
 
 
-def check_superset(octree, tree, kind, *, num_cameras, seed):
+# Half an octave of jitter either way, and a level above for blending.
+WIDENED = dict(finer=0.5, coarser=1.5)
+WIDENED_OCTAVES = (-0.499, 0.0, 0.5, 1.0, 1.499)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('seed', (3, 4))
+def test_as_many_with_jitter_and_blending(kind, seed):
+  octree = make_tree(seed)
+  tree = tree_pages.ResidentTree(octree)
+  check_superset(
+      octree, tree, kind, num_cameras=500, seed=seed, octaves=WIDENED_OCTAVES,
+      **WIDENED,
+  )  # fmt: skip
+
+
+def check_superset(
+    octree, tree, kind, *, num_cameras, seed, octaves=(0.0,), **widened
+):
   rng = np.random.default_rng((seed, list(KINDS).index(kind)))
   ratios = []
   for _ in range(num_cameras):
     camera = random_camera(rng, kind)
-    frame = make_frame(octree)
+    frame = make_frame(octree, **widened)
     found = working_set.of_camera(tree, frame, camera)
-    needed = touched(octree, frame, camera, rng)
+    needed = touched(octree, frame, camera, rng, octaves=octaves)
     assert needed <= set(found.keys.tolist())
     assert len(set(found.keys.tolist())) == len(found.keys)
     ratios.append(len(found.keys) / len(needed))
@@ -162,12 +181,11 @@ def test_jitter_and_blending_widen_it(kind):
   ratios = []
   for _ in range(4):
     camera = random_camera(rng, kind)
-    frame = make_frame(octree, finer=0.5, coarser=1.5)
+    frame = make_frame(octree, **WIDENED)
     found = working_set.of_camera(tree, frame, camera, pixel_size=2.0)
     needed = touched(
-        octree, frame, camera, rng, octaves=(-0.499, 0.0, 0.5, 1.0, 1.499),
-        pixel_size=2.0,
-    )  # fmt: skip
+        octree, frame, camera, rng, octaves=WIDENED_OCTAVES, pixel_size=2.0
+    )
     assert needed <= set(found.keys.tolist())
     ratios.append(len(found.keys) / len(needed))
   assert np.median(ratios) <= 1.5

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from infnerf_jax import errors
+from infnerf_jax.storage import checkpoint
 from infnerf_jax.training import growth
 from infnerf_jax.training import step as step_lib
 from tests.training import tiny
@@ -91,6 +92,39 @@ def test_a_run_of_growth_compiles_once():
   for k in range(8):
     state, _ = step(state, tiny.batch(seed=k), surroundings, jax.random.key(0))
   assert step._cache_size() == 1
+
+
+def test_exceeding_capacity_costs_one_compilation():
+  step = step_lib.make_train_step(tiny.spec(), tiny.RENDER, GROWING)
+  num_nodes = tiny.octree().num_nodes
+  run = lambda state, k, slots: step(
+      state, tiny.batch(seed=k), tiny.surroundings(slots), jax.random.key(0)
+  )[0]
+  state = run(run(tiny.state(GROWING), 0, num_nodes), 1, num_nodes)
+  larger = tiny.state(GROWING, num_slots=num_nodes + 3)
+  fill = lambda new, old: (new.at[: old.shape[0]].set(old) if old.ndim else old)
+  state = jax.tree.map(fill, larger, state)
+  for k in range(2, 5):
+    state = run(state, k, num_nodes + 3)
+  assert step._cache_size() == 2 and int(state.skipped) == 0
+
+
+@pytest.mark.parametrize('killed_at', [2, 3, 4])
+def test_killed_about_a_step_of_growth_it_goes_on_alike(tmp_path, killed_at):
+  run = lambda state, first, last: tiny.run_steps(
+      state, last - first, options=GROWING, first=first
+  )[0]
+  manager = checkpoint.CheckpointManager(tmp_path)
+  with manager:
+    manager.save(killed_at, run(tiny.state(GROWING), 0, killed_at))
+  step, stored = manager.restore(tiny.state(GROWING))
+  assert step == killed_at
+  state = jax.tree.map(lambda x: jnp.array(x, copy=True), stored)
+  resumed, unbroken = run(state, step, 5), run(tiny.state(GROWING), 0, 5)
+  for a, b in zip(
+      jax.tree.leaves(resumed), jax.tree.leaves(unbroken), strict=True
+  ):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_rehearsal_brings_children_to_their_parents_answers():

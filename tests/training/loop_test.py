@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from configs import aerial
 from infnerf_jax import errors
 from infnerf_jax.scene import ray_batches
 from infnerf_jax.storage import checkpoint
-from infnerf_jax.training import loop, setup
+from infnerf_jax.training import loop, settings
 from tests.scene import builders
 
 
@@ -123,6 +124,23 @@ def test_killed_run_resumes_to_the_same_bits(scene, unbroken, tmp_path):
   _assert_same(state, _stored(unbroken)[1])
 
 
+@pytest.mark.slow
+def test_runs_that_grow_resume_before_at_and_behind_it(scene, tmp_path):
+  config = _config(
+      scene, grid_size=8, octree_growth_schedule=(0.5,), growth_rehearsal=0.25,
+      checkpoints_kept=12,
+  )  # fmt: skip
+  config.checkpoint_every = 1
+  loop.train(config, tmp_path / 'run')
+  for killed_at in (5, 6, 7):  # levels join at 6
+    out = tmp_path / str(killed_at)
+    shutil.copytree(tmp_path / 'run', out)
+    for step in range(killed_at + 1, 13):
+      shutil.rmtree(out / 'checkpoints' / str(step))
+    loop.train(config, out)
+    _assert_same(_stored(out)[1], _stored(tmp_path / 'run')[1])
+
+
 def test_workdir_of_another_config_is_refused(scene, unbroken):
   with pytest.raises(errors.InputError, match='batch_size'):
     loop.train(_config(scene, batch_size=32), unbroken)
@@ -141,8 +159,8 @@ def test_run_files_name_everything(unbroken):
 def test_non_finite_steps_stop_the_run(scene, tmp_path, monkeypatch):
   real = ray_batches.sample_batch
 
-  def poisoned(pyramid, rows, options, step, observations=None):
-    batch = real(pyramid, rows, options, step, observations)
+  def poisoned(pyramid, rows, options, step, *args):
+    batch = real(pyramid, rows, options, step, *args)
     if step >= 5:
       batch = batch._replace(rgb=np.full_like(batch.rgb, np.nan))
     return batch
@@ -184,4 +202,5 @@ def test_scene_without_points_trains_with_a_root(tmp_path):
   trained = loop.train(config, tmp_path / 'run')
   assert trained.run.plan.built.octree.num_nodes == 1
   assert 'no sparse points' in trained.run.report['octree']['octree']
-  assert setup.training_downscale(config, trained.run.plan.scene.cameras) == 1
+  cameras = trained.run.plan.scene.cameras
+  assert settings.training_downscale(config, cameras) == 1

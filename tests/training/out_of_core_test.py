@@ -21,7 +21,7 @@ from infnerf_jax.octree import io as octree_io
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_image, render_rays, stand_ins
 from infnerf_jax.storage import leaves, node_store, row_store
-from infnerf_jax.training import capacity, loop, out_of_core
+from infnerf_jax.training import capacity, loop, out_of_core, sharded_step
 from infnerf_jax.training import step as step_lib
 from tests.scene import builders
 from tests.training import loop_test, tiny
@@ -44,8 +44,8 @@ def one_program():
   """Runs of equal options share their compiled step, which may be slow."""
   jax.config.update('jax_disable_most_optimizations', True)
   with pytest.MonkeyPatch.context() as patch:
-    make = functools.lru_cache(step_lib.make_train_step)
-    patch.setattr(step_lib, 'make_train_step', make)
+    make = functools.lru_cache(sharded_step.make_sharded_train_step)
+    patch.setattr(sharded_step, 'make_sharded_train_step', make)
     yield
   jax.config.update('jax_disable_most_optimizations', False)
 
@@ -118,7 +118,7 @@ def test_all_resident_equals_an_ordinary_run(scene, tmp_path, monkeypatch):
   options = dict(num_slots=0, num_steps=12)
   loop.train(_config(scene, **options), tmp_path / 'ordinary')
   monkeypatch.setattr(
-      capacity, 'of_run', lambda spec, n, **_: capacity.all_resident(spec, n)
+      capacity, 'of_run', lambda spec, n, **_: capacity.Capacity(n, 1, 0)
   )
   loop.train(_config(scene, **options), tmp_path / 'paged')
   rows, state = _stored(tmp_path / 'paged')

@@ -97,7 +97,7 @@ def test_nodes_join_with_their_level():
 
 def test_all_that_fits_is_resident_in_the_trees_order():
   octree = _octree()
-  held = capacity.all_resident(_SPEC, 85)
+  held = capacity.Capacity(85, 1, 0)
   plan = residency.Plan(octree, held, np.full(85, 1 / 85), num_steps=10)
   stage = plan.stage_at(7)
   np.testing.assert_array_equal(stage.slot_of_node, np.arange(85))

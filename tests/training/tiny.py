@@ -80,7 +80,7 @@ def surroundings(num_slots=None) -> gradients.Surroundings:
   slots = node_pool.identity_slots(tree.num_nodes, num_slots or tree.num_nodes)
   return gradients.Surroundings(
       tree=scene_model.tree_arrays(tree, slots),
-      node_level=jnp.asarray(tree.level, jnp.int32),
+      joins=jnp.asarray(tree.level, jnp.int32),
       cameras=scene_model.device_cameras(cameras(), tree),
       inner=jnp.asarray(priors.inner_nodes(tree)),
       sample_aabb=jnp.asarray([[0.0, 0, 0], [1, 1, 1]]),

@@ -159,6 +159,36 @@ def test_without_a_launcher_the_survivor_names_the_dead(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('data, node', [(1, 4), (2, 2)])
+def test_two_processes_page_growing_nodes_and_resume(
+    scene, tmp_path, data, node
+):
+  """A row goes back to devices of either process, or of both."""
+  builders.save_ply(
+      scene / 'sparse_points.ply', builders.points(32), dtype='f8'
+  )
+  # Level by level; about as many slots as a fourth of the nodes.
+  changes = dict(
+      num_steps=12, checkpoint_every=6, num_slots=4,
+      octree_growth_schedule=(2, 4), growth_rehearsal=0.1,
+  )  # fmt: skip
+  mesh = [f'--config.devices.data={data}', f'--config.devices.node={node}']
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  for workdir, steps in ((whole, 12), (broken, 8), (broken, 12)):
+    changes['num_steps'] = steps
+    flags = [*_flags(scene, workdir, **changes), *mesh, '--config.grid_size=4']
+    for process in _pair(flags):
+      status, lines, _ = _last_line(process, _DEADLINE)
+      assert status == 0, lines
+    assert json.loads((workdir / 'eval.json').read_text())['num_steps'] == steps
+  digest = lambda w: json.loads((w / 'eval.json').read_text())['params_sha256']
+  assert digest(whole) == digest(broken)
+  report = json.loads((whole / 'out_of_core.json').read_text())
+  assert report['num_shards'] == node and report['bytes_read'] > 0
+  assert report['phases'][-1]['tracks']
+
+
+@pytest.mark.slow
 def test_bad_input_ends_all_with_status_2(scene, tmp_path):
   pair = _pair(_flags(scene, tmp_path, num_slots=4000))
   for process in pair:

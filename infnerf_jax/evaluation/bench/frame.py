@@ -15,7 +15,7 @@ from infnerf_jax.evaluation.bench import shapes
 from infnerf_jax.octree import tree as tree_lib
 
 _SIDE = 1000.0  # metres
-_PLANE = 0.4  # height of the surface, root units
+PLANE = 0.4  # height of the surface, root units
 _HEIGHT = 1.5  # of the camera above it, metres
 _PITCH = np.deg2rad(20.0)
 _REACH = 2  # nodes of a level around the camera's foot
@@ -30,6 +30,7 @@ class FrameShape:
     max_level: depth of the tree.
     rays_per_block: of one call; all samples of a block are in memory.
     max_samples: of a ray.
+    num_located: samples of a ray that `locate` gets.
     max_steps: intervals that a ray is cut into at most.
     step_slope: length of an interval over its distance.
     field: sizes of the node fields.
@@ -39,6 +40,7 @@ class FrameShape:
   max_level: int = 8
   rays_per_block: int = 1 << 16
   max_samples: int = 64
+  num_located: int = 32
   max_steps: int = 1024
   step_slope: float = 1 / 64
   field: shapes.StepShape = dataclasses.field(default_factory=shapes.StepShape)
@@ -61,6 +63,7 @@ TINY = FrameShape(
     max_level=3,
     rays_per_block=32,
     max_samples=12,
+    num_located=6,
     max_steps=256,
     step_slope=1 / 16,
     field=shapes.SHAPES['tiny'],
@@ -112,7 +115,7 @@ def make_tree(max_level: int) -> tree_lib.Octree:
     foot = int(0.5 * 2**level)
     low, high = max(foot - _REACH, 0), min(foot + _REACH, 2**level)
     along = np.arange(low, high)
-    height = np.array([int(_PLANE * 2**level)])
+    height = np.array([int(PLANE * 2**level)])
     grid = np.stack(np.meshgrid(along, along, height, indexing='ij'), -1)
     coords.append(grid.reshape(-1, 3))
   return tree_lib.from_coords(
@@ -124,7 +127,7 @@ def _occupied(octree) -> np.ndarray:
   """[N, 4, 4, 4] cells whose heights are within a tenth of the plane's."""
   cells = 4.0 * 2.0**octree.level  # along the root's side
   low = octree.coord[:, 2:] * 4 + np.arange(4)  # [N, 4] in those cells
-  plane = (_PLANE * cells)[:, None]
+  plane = (PLANE * cells)[:, None]
   meets = (low - 0.1 <= plane) & (plane < low + 1.1)
   return np.broadcast_to(meets[:, None, None], (len(cells), 4, 4, 4)).copy()
 
@@ -147,7 +150,7 @@ def make_frame(shape: FrameShape, seed: int = 0) -> FrameData:
   d = np.stack([x, cos - y * sin, -sin - y * cos], -1).reshape(-1, 3)
   d /= np.linalg.norm(d, axis=-1, keepdims=True)
   num = d.shape[0]
-  eye = np.array([0.5, 0.5, _PLANE + _HEIGHT / _SIDE])
+  eye = np.array([0.5, 0.5, PLANE + _HEIGHT / _SIDE])
   with np.errstate(divide='ignore'):
     leave = np.max([-eye / d, (1 - eye) / d], axis=0).min(-1, keepdims=True)
   high = np.broadcast_to(eye.astype(np.float32), d.shape)
@@ -171,6 +174,12 @@ def make_frame(shape: FrameShape, seed: int = 0) -> FrameData:
       occupied=_occupied(octree),
       ray_inputs=float32(0.3 * inputs),
   )
+
+
+def located_distances(near, far, num: int) -> np.ndarray:
+  """[R, num] metres between near and far [R, 1], each farther by one factor."""
+  share = (np.arange(num, dtype=np.float32) + 0.5) / num
+  return (near * (far / near) ** share).astype(np.float32)
 
 
 def field_shape(shape: FrameShape, data: FrameData) -> shapes.StepShape:
@@ -213,8 +222,12 @@ def works(
   # t, delta, slot, node, ray and position of a sample.
   traverse = Work(64 * r + 32 * s, 0)
   composite = Work(28 * s + 28 * r, 20 * s)
+  # Distance and level; node, slot, level and position of a sample.
+  located = r * shape.num_located
+  locate = Work(36 * r + 32 * located, 0)
   whole = [traverse, field, composite]
   return {
+      'locate': locate,
       'traverse': traverse,
       'hash_lookup': lookup,
       'node_field': field,

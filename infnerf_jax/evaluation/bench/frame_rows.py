@@ -1,20 +1,39 @@
-"""Rows of the frame on a GPU: ours against eager PyTorch and plain XLA."""
+"""Rows of kernels on a GPU: ours against eager PyTorch and plain XLA.
+
+A frame's ops, a training batch's ops, and rays a second of training. The same
+code measures the CPU's kernels, on a smaller frame and without targets.
+"""
 
 import dataclasses
+from typing import Callable
 
-from infnerf_jax.evaluation.bench import contests, frame, harness, shapes
+from infnerf_jax.evaluation.bench import (
+    batch,
+    contests,
+    frame,
+    harness,
+    shapes,
+)
 
 # Ratios to eager PyTorch that the method's description claims of its CUDA
 # kernels, 1024 x 1024 at depth 8 on an RTX 4090, and its time of a frame.
 TARGETS = {
+    'locate': None,
     'traverse': 14.6,
     'hash_lookup': 19.8,
     'node_field': 17.6,
     'composite': 16.0,
     'frame': 16.8,
 }
+BATCH_OPS = (
+    'hash_lookup gradient',
+    'node_field gradient',
+    'composite gradient',
+    'sparse_adam',
+)
 _FRAME_MS = 17.4
-_RAYS_PER_SECOND = 300e3
+# What nerfacc and nerfacto report of an A100, by a part of the device's name.
+_RAYS_PER_SECOND = {'H100': 500e3, 'H200': 500e3, '': 300e3}
 
 # Makers' figures: bytes a second of memory, FLOP/s of dense half precision
 # with sums in float32. By a part of the device's name.
@@ -26,137 +45,200 @@ PEAKS = {
 }
 
 
-_OPS = {
-    'triton': ('frame_steps:frame_parts', {'implementation': 'triton'}),
-    'xla': ('frame_steps:frame_parts', {'implementation': 'xla'}),
-    'torch eager': ('torch_frame:frame_parts', {}),
-}
+def _sides(kind: str, implementation: str | None):
+  """Ours, eager PyTorch and the XLA form of a contest."""
+  ours = f'{kind}_steps:{kind}_parts'
+  return (
+      contests.Peer(
+          implementation or 'ours', ours, {'implementation': implementation}
+      ),
+      contests.Peer('torch eager', f'torch_{kind}:{kind}_parts', {}),
+      contests.Peer('xla', ours, {'implementation': 'xla'}),
+  )
 
 
 @dataclasses.dataclass(frozen=True)
-class GpuContext:
-  """What the GPU's rows are measured on.
+class DeviceContext:
+  """What the kernels' rows are measured on.
 
   Attributes:
     shape: of the frame.
-    train: of a training step.
+    train: of a training batch.
     effort: how long.
-    platform: 'gpu'; 'cpu' lets tests run all of it.
-    ours: contestant whose functions are named like TARGETS.
-    peers: the first has the targets.
-    trainer: contestant that trains.
+    platform: 'gpu' or 'cpu'.
+    goals: whether ratios and times have the GPU's targets.
+    frame_sides: ours, whose functions are named like TARGETS, then peers, of
+      whom the first has the targets.
+    batch_sides: likewise, of BATCH_OPS.
+    trainer: contestant that does whole training steps.
+    field_trainer: one whose samples are given.
   """
 
   shape: frame.FrameShape = frame.FRAME
   train: shapes.StepShape = shapes.StepShape(num_rays=1 << 14)
   effort: contests.Effort = contests.Effort(rounds=5)
   platform: str = 'gpu'
-  ours: contests.Peer = contests.Peer('triton', *_OPS['triton'])
-  peers: tuple[contests.Peer, ...] = (
-      contests.Peer('torch eager', *_OPS['torch eager']),
-      contests.Peer('xla', *_OPS['xla']),
-  )
+  goals: bool = True
+  frame_sides: tuple[contests.Peer, ...] = _sides('frame', 'triton')
+  batch_sides: tuple[contests.Peer, ...] = _sides('batch', 'triton')
   trainer: contests.Peer = contests.Peer(
-      'triton', 'frame_steps:train_rate', {'implementation': 'triton'}
+      'triton', 'train_rate:train_rate', {'implementation': 'triton'}
+  )
+  field_trainer: contests.Peer = contests.Peer(
+      'triton', 'train_rate:field_rate', {'implementation': 'triton'}
   )
 
 
-def tiny_context(effort: contests.Effort) -> GpuContext:
-  """Shapes that measure nothing."""
-  return GpuContext(
-      shape=frame.TINY, train=shapes.SHAPES['tiny'], effort=effort
+def cpu_context(
+    shape: frame.FrameShape, train: shapes.StepShape, effort: contests.Effort
+) -> DeviceContext:
+  """The same on the CPU, by the backends that it takes by itself."""
+  ours = {'implementation': None}
+  return DeviceContext(
+      shape=shape,
+      train=train,
+      effort=effort,
+      platform='cpu',
+      goals=False,
+      frame_sides=_sides('frame', None),
+      batch_sides=_sides('batch', None),
+      trainer=contests.Peer('ours', 'train_rate:train_rate', ours),
+      field_trainer=contests.Peer('ours', 'train_rate:field_rate', ours),
   )
 
 
-def _worker(peer: contests.Peer, context: GpuContext, shape):
-  return harness.Worker(
-      peer.factory,
-      threads=4,
-      platform=context.platform,
-      shape=dataclasses.asdict(shape),
-      **peer.arguments,
-  )
-
-
-def rows(name: str, context: GpuContext) -> list[harness.Row]:
-  """Rows of every op and of the whole frame, by the clock.
+def rows(name: str, context: DeviceContext) -> list[harness.Row]:
+  """Rows of every op, of the whole frame and of training, by the clock.
 
   Args:
     name: prefix of rows.
     context: sizes and effort.
 
   Returns:
-    Rows; where there is no GPU or no torch they say so.
+    Rows; where there is no such device or no torch they say so.
   """
+  side, train = context.shape.width, context.train
+  pixels = (
+      f'{side} x {side} rays, depth {context.shape.max_level},'
+      f' {context.train.num_grid_scales} grid scales'
+  )
+  count = train.num_rays * train.num_samples
+  goals = TARGETS if context.goals else dict.fromkeys(TARGETS)
+  made = _contest(
+      name,
+      context,
+      context.frame_sides,
+      context.shape,
+      goals,
+      lambda samples: frame.works(context.shape, side**2, samples),
+      pixels,
+  )
+  made.append(_frame_time(name, context, made))
+  made += _contest(
+      name,
+      context,
+      context.batch_sides,
+      train,
+      dict.fromkeys(BATCH_OPS),
+      lambda counted: batch.works(train, count, counted),
+      f'{train.num_rays} rays x {train.num_samples} samples',
+  )
+  return made + _training(name, context)
+
+
+def _worker(peer: contests.Peer, context: DeviceContext, shape, **more):
+  return harness.Worker(
+      peer.factory,
+      threads=4 if context.platform == 'gpu' else 1,
+      platform=context.platform,
+      shape=dataclasses.asdict(shape),
+      **peer.arguments,
+      **more,
+  )
+
+
+def _title(name, op, ours, peer):
+  return f'{name}/{op}/{ours.name} vs {peer.name}'
+
+
+def _contest(name, context, sides, shape, goals, works: Callable, about: str):
+  """Rows of all ops: our worker against each peer.
+
+  Args:
+    name: prefix of rows.
+    context: effort and platform.
+    sides: ours, then peers; the first of these has the goals.
+    shape: of the workers.
+    goals: targets by op.
+    works: ops' work by name, from what a function counted.
+    about: note of every row.
+
+  Returns:
+    Rows.
+  """
+  ours, *peers = sides
+  goals_of = [goals if i == 0 else dict.fromkeys(goals) for i in range(9)]
   made = []
   try:
-    with _worker(context.ours, context, context.shape) as worker:
-      for i, peer in enumerate(context.peers):
-        goals = TARGETS if i == 0 else dict.fromkeys(TARGETS)
-        made += _against(name, context, worker, peer, goals)
-  except harness.Unavailable as error:
-    made = _missing(name, context, context.peers[0], TARGETS, error)
-    for peer in context.peers[1:]:
-      goals = dict.fromkeys(TARGETS)
-      made += _missing(name, context, peer, goals, error)
-  made.append(_frame_time(name, made))
-  return made + [_training(name, context)]
+    with _worker(ours, context, shape) as worker:
+      for peer, goal in zip(peers, goals_of):
+        made += _against(
+            name, context, ours, worker, peer, shape, goal, works, about
+        )
+  except _NOT_RUN as error:
+    for peer, goal in zip(peers, goals_of):
+      made += _missing(name, ours, peer, goal, error)
+  return made
 
 
-def _title(name, op, context, peer):
-  return f'{name}/{op}/{context.ours.name} vs {peer.name}'
-
-
-def _missing(name, context, peer, goals, error):
+def _missing(name, ours, peer, goals, error):
   return [
       harness.missing_row(
-          _title(name, op, context, peer), 'ms', error, target=goal
+          _title(name, op, ours, peer), 'ms', error, target=goal
       )
       for op, goal in goals.items()
   ]
 
 
-def _against(name, context, worker, peer, goals):
+def _against(name, context, ours, worker, peer, shape, goals, works, about):
   """A row an op of our running worker against a peer."""
   try:
-    with _worker(peer, context, context.shape) as other:
+    with _worker(peer, context, shape) as other:
       turns = [(w, op) for op in goals for w in (worker, other)]
       timings = harness.interleave(turns, **context.effort.options())
-  except harness.Unavailable as error:
-    return _missing(name, context, peer, goals, f'{peer.name}: {error}')
+  except _NOT_RUN as error:
+    return _missing(name, ours, peer, goals, f'{peer.name}: {error}')
   made = []
   for i, (op, goal) in enumerate(goals.items()):
     first, second = timings[2 * i : 2 * i + 2]
+    counted = int(first.values[-1])
     made.append(
         harness.make_row(
-            _title(name, op, context, peer),
+            _title(name, op, ours, peer),
             1e3 * first.median('wall'),
             'ms',
             reference=1e3 * second.median('wall'),
             ratio=harness.paired_ratio(first, second, 'wall'),
             target=goal,
-            note='; '.join(_note(context, first)),
+            note=f'{about}; {counted} {_COUNTED.get(op, "samples")}',
             detail={
                 'ours': harness.milliseconds(first),
                 'reference': harness.milliseconds(second),
-                'samples_of_reference': second.values[-1],
-                **_achieved(context, op, first, worker.device),
+                'counted_by_reference': second.values[-1],
+                **_achieved(works(counted)[op], first, worker.device),
             },
         )
     )
   return made
 
 
-def _note(context, timing):
-  shape = context.shape
-  yield f'{shape.width} x {shape.width} rays, depth {shape.max_level}'
-  yield f'{int(timing.values[-1])} samples after empty space is left out'
+# A worker that dies, for want of memory say, costs its own rows only.
+_NOT_RUN = (harness.Unavailable, RuntimeError)
+_COUNTED = {'sparse_adam': 'rows updated'}
 
 
-def _achieved(context, op, timing, device) -> dict:
+def _achieved(work: frame.Work, timing, device: str) -> dict:
   """Bytes and operations a second, and shares of the device's peaks."""
-  num_rays = context.shape.width**2
-  work = frame.works(context.shape, num_rays, int(timing.values[-1]))[op]
   seconds = timing.median('wall')
   found = {
       'device': device,
@@ -171,41 +253,70 @@ def _achieved(context, op, timing, device) -> dict:
   return found
 
 
-def _frame_time(name, made) -> harness.Row:
+def _frame_time(name, context, made) -> harness.Row:
   """The frame's own time, as it was beside the first peer that ran."""
   title = f'{name}/frame/time'
-  ran = [r for r in made if r.name.startswith(f'{name}/frame/') and r.value]
+  goal = _FRAME_MS if context.goals else None
+  of_frame = [r for r in made if r.name.startswith(f'{name}/frame/')]
+  ran = [r for r in of_frame if r.value]
   if not ran:
-    note = next(r.note for r in made if f'{name}/frame/' in r.name)
-    reason = note.removeprefix('not run: ')
-    return harness.missing_row(title, 'ms', reason, target=_FRAME_MS, rule='<=')
+    reason = of_frame[0].note.removeprefix('not run: ')
+    return harness.missing_row(title, 'ms', reason, target=goal, rule='<=')
   return harness.make_row(
       title,
       ran[0].value,
       'ms',
       ratio=ran[0].value,
-      target=_FRAME_MS,
+      target=goal,
       rule='<=',
       note=ran[0].note,
       detail=ran[0].detail,
   )
 
 
-def _training(name: str, context: GpuContext) -> harness.Row:
-  """Rays a second of training steps."""
-  title, shape = f'{name}/train/{context.trainer.name}', context.train
+def _training(name: str, context: DeviceContext) -> list[harness.Row]:
+  """Rays a second of whole training steps, and of their field's part.
+
+  What a rate is of stands in its name: rates of other work are other rates.
+  """
+  shape, depth = context.train, dict(max_level=context.shape.max_level)
+  whole = f'{batch.NUM_PROPOSALS} density + {shape.num_samples} field samples'
+  field = f'0 density + {shape.num_samples} field samples'
+  return [
+      _rate(
+          f'{name}/train, {whole} a ray/{context.trainer.name}',
+          context,
+          lambda: _worker(context.trainer, context, shape, **depth),
+          'placing, losses, priors and updates included',
+          context.goals,
+      ),
+      _rate(
+          f'{name}/train, {field} a ray/{context.field_trainer.name}',
+          context,
+          lambda: _worker(context.field_trainer, context, shape),
+          'samples are given, no priors',
+          False,
+      ),
+  ]
+
+
+def _rate(title, context, start, note, has_goal: bool) -> harness.Row:
+  """A row of rays a second of the worker that `start` makes."""
+  goal = _RAYS_PER_SECOND[''] if has_goal else None
   try:
-    with _worker(context.trainer, context, shape) as worker:
+    with start() as worker:
       (timing,) = harness.interleave([(worker, '')], **context.effort.options())
-  except harness.Unavailable as error:
-    return harness.missing_row(title, 'rays/s', error, target=_RAYS_PER_SECOND)
-  rate = shape.num_rays / timing.median('wall')
+  except _NOT_RUN as error:
+    return harness.missing_row(title, 'rays/s', error, target=goal)
+  if has_goal:
+    goal = next(g for d, g in _RAYS_PER_SECOND.items() if d in worker.device)
+  rate = context.train.num_rays / timing.median('wall')
   return harness.make_row(
       title,
       rate,
       'rays/s',
       ratio=rate,
-      target=_RAYS_PER_SECOND,
-      note=f'{shape.num_samples} field samples a ray, no density queries',
+      target=goal,
+      note=note,
       detail={'ours': harness.milliseconds(timing), 'device': worker.device},
   )

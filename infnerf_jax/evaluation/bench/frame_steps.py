@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from infnerf_jax.evaluation.bench import frame, jax_steps, shapes
 from infnerf_jax.models import scene_model
+from infnerf_jax.octree import levels
 from kernels.composite import api as composite_op
 from kernels.hash_lookup import api as hash_lookup
+from kernels.locate import api as locate_op
 from kernels.node_field import api as node_field
 from kernels.traverse import api as traverse_op
 from kernels.traverse import occupancy
@@ -33,6 +35,7 @@ def require_platform(platform: str) -> None:
 class _Ops(NamedTuple):
   """Jitted functions of the scene and a block."""
 
+  locate: Callable
   traverse: Callable
   lookup: Callable
   field: Callable
@@ -40,8 +43,38 @@ class _Ops(NamedTuple):
   frame: Callable
 
 
+def _locate_op(shape: frame.FrameShape, implementation) -> Callable:
+  """Function of the scene, a block's rays and distances [R, S] on them."""
+
+  def locate(scene, rays, t):
+    """The nodes of samples, their level by the footprint included."""
+    target = levels.determine_lod_level(
+        rays[5] + t * rays[6],
+        root_gsd=scene.level_footprints[0],
+        max_level=shape.max_level,
+    )
+    return locate_op.locate(
+        *rays[:3],
+        t,
+        target,
+        scene.children,
+        scene.slot_of_node,
+        root_side=shape.rule['root_side'],
+        max_level=shape.max_level,
+        implementation=implementation,
+    )
+
+  return locate
+
+
 def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
   use = dict(implementation=implementation)
+  # Traversal and compositing have no native kernels.
+  others = dict(
+      implementation=None if implementation == 'native' else implementation
+  )
+
+  locate = _locate_op(shape, implementation)
 
   def traverse(scene, rays):
     return traverse_op.traverse(
@@ -51,7 +84,7 @@ def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
         scene.slot_of_node,
         scene.words,
         **shape.rule,
-        **use,
+        **others,
     )
 
   def lookup(scene, samples):
@@ -78,7 +111,7 @@ def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
         rgb,
         samples.t,
         samples.ray_offsets,
-        **use,
+        **others,
     )
     return out.rgb
 
@@ -86,7 +119,7 @@ def _ops(shape: frame.FrameShape, spec, implementation) -> _Ops:
     samples = traverse(scene, rays)
     return composite(samples, *field(scene, samples, rays[7]))
 
-  functions = (traverse, lookup, field, composite, whole)
+  functions = (locate, traverse, lookup, field, composite, whole)
   return _Ops(*(jax.jit(f) for f in functions))
 
 
@@ -108,6 +141,7 @@ class Prepared(NamedTuple):
   ops: _Ops
   scene: _Scene
   blocks: list[tuple[jax.Array, ...]]
+  distances: list[jax.Array]
 
   def picture(self) -> jax.Array:
     """[R, 3] colours of the whole frame."""
@@ -115,7 +149,9 @@ class Prepared(NamedTuple):
     return jnp.concatenate(colors)
 
 
-def prepare(shape, implementation: str, compute_dtype='float16') -> Prepared:
+def prepare(
+    shape, implementation: str | None, compute_dtype='float16'
+) -> Prepared:
   """The frame on the device.
 
   Args:
@@ -133,19 +169,22 @@ def prepare(shape, implementation: str, compute_dtype='float16') -> Prepared:
       *(jnp.asarray(a) for a in tree),
       occupancy.pack_occupancy(data.occupied),
   )
+  t = frame.located_distances(data.near, data.far, shape.num_located)
+  size = shape.rays_per_block
+  distances = [jnp.asarray(t[i : i + size]) for i in range(0, len(t), size)]
   return Prepared(
-      _ops(shape, spec, implementation), scene, _blocks(shape, data)
+      _ops(shape, spec, implementation), scene, _blocks(shape, data), distances
   )
 
 
 def parts(prepared: Prepared) -> dict[str, Callable[[], float]]:
   """The ops, each over all rays, to call again and again; see frame_parts."""
-  ops, scene, blocks = prepared
+  ops, scene, blocks, distances = prepared
   samples = [ops.traverse(scene, rays) for rays in blocks]
   shaded = [ops.field(scene, s, b[7]) for s, b in zip(samples, blocks)]
   count = float(sum(int(s.num_found) for s in samples))
 
-  def over_blocks(call, *columns):
+  def over_blocks(call, *columns, count=count):
     def run():
       jax.block_until_ready([call(*block) for block in zip(*columns)])
       return count
@@ -153,6 +192,12 @@ def parts(prepared: Prepared) -> dict[str, Callable[[], float]]:
     return run
 
   return {
+      'locate': over_blocks(
+          lambda b, t: ops.locate(scene, b, t),
+          blocks,
+          distances,
+          count=float(sum(t.size for t in distances)),
+      ),
       'traverse': over_blocks(lambda b: ops.traverse(scene, b), blocks),
       'hash_lookup': over_blocks(lambda s: ops.lookup(scene, s), samples),
       'node_field': over_blocks(
@@ -165,7 +210,7 @@ def parts(prepared: Prepared) -> dict[str, Callable[[], float]]:
   }
 
 
-def frame_parts(shape, *, implementation: str, platform: str):
+def frame_parts(shape, *, implementation: str | None, platform: str):
   """The ops of a frame, for a worker.
 
   Args:
@@ -178,9 +223,3 @@ def frame_parts(shape, *, implementation: str, platform: str):
   """
   require_platform(platform)
   return parts(prepare(shape, implementation))
-
-
-def train_rate(shape, *, implementation: str, platform: str):
-  """A training step on `platform`, see jax_steps.train_step."""
-  require_platform(platform)
-  return jax_steps.train_step(shape, implementation=implementation)

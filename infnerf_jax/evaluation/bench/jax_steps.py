@@ -17,7 +17,7 @@ from kernels.hash_lookup import api as hash_lookup
 from kernels.node_field import api as node_field
 from kernels.sparse_adam import api as sparse_adam
 
-_ADAM = {'learning_rate': 1e-2, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-15}
+ADAM = {'learning_rate': 1e-2, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-15}
 
 
 def field_spec(shape: shapes.StepShape, compute_dtype: str = 'float16'):
@@ -35,8 +35,16 @@ def field_spec(shape: shapes.StepShape, compute_dtype: str = 'float16'):
   return dataclasses.replace(spec, compute_dtype=compute_dtype)
 
 
-def _setup(shape, seed):
-  """(StepShape, FieldSpec, StepData on the device, parameters)."""
+def setup(shape, seed: int):
+  """What a step needs, on the device.
+
+  Args:
+    shape: fields of StepShape.
+    seed: of data.
+
+  Returns:
+    (StepShape, FieldSpec, StepData, parameters).
+  """
   shape = shapes.StepShape(**shape)
   spec = field_spec(shape)
   data = jax.tree.map(jnp.asarray, shapes.make_data(shape, seed))
@@ -46,17 +54,32 @@ def _setup(shape, seed):
   return shape, spec, data, params
 
 
-def _composite(raw, rgb, delta):
+def composite(raw, rgb, delta, implementation: str | None = None):
+  """Colours of rays.
+
+  Args:
+    raw: [R * S].
+    rgb: [R * S, 3].
+    delta: [R, S].
+    implementation: of the kernels; there is no native one, XLA serves.
+
+  Returns:
+    [R, 3].
+  """
   density = scene_model.trunc_exp(raw).reshape(delta.shape)
   rgb = rgb.reshape(*delta.shape, 3)
-  return composite_op.composite(density, delta, rgb, delta).rgb
+  name = None if implementation == 'native' else implementation
+  return composite_op.composite(
+      density, delta, rgb, delta, implementation=name
+  ).rgb
 
 
 def _mlps(params):
   return {'density': params['density'], 'color': params['color']}
 
 
-def _shade(params, data, spec, implementation, probe=None):
+def shade(params, data, spec, implementation: str | None, probe=None):
+  """Raw densities [S] and colours [S, 3] of StepData."""
   return node_field.node_field(
       params,
       data.position,
@@ -71,8 +94,8 @@ def _shade(params, data, spec, implementation, probe=None):
 
 def _loss(trainable, table, data, spec, implementation):
   params = {'table': table, **trainable['mlp']}
-  raw, rgb = _shade(params, data, spec, implementation, trainable['probe'])
-  color = _composite(raw, rgb, data.delta)
+  raw, rgb = shade(params, data, spec, implementation, trainable['probe'])
+  color = composite(raw, rgb, data.delta, implementation)
   return jnp.mean((color - data.target) ** 2)
 
 
@@ -113,7 +136,7 @@ def _update_mlps(params, state, gradient, slot, implementation):
   )
   updated = [
       sparse_adam.slot_adam(
-          w, g, m, steps, touched, implementation=implementation, **_ADAM
+          w, g, m, steps, touched, implementation=implementation, **ADAM
       )
       for w, g, m in zip(
           weights, jax.tree.leaves(gradient), state['mlp'], strict=True
@@ -131,7 +154,7 @@ def _update_table(table, state, data, feature_gradient, spec, implementation):
       [(data.position, data.slot, feature_gradient)],
       spec=spec.grid,
       implementation=implementation,
-      **_ADAM,
+      **ADAM,
   )
 
 
@@ -177,7 +200,7 @@ def train_step(shape, *, implementation: str, seed: int = 0):
   Returns:
     Function of nothing that does one step in place and returns the loss.
   """
-  _, spec, data, params = _setup(shape, seed)
+  _, spec, data, params = setup(shape, seed)
 
   def step(carry, data):
     params, state, loss = _train(*carry, data, spec, implementation)
@@ -197,11 +220,12 @@ def inference_step(shape, *, implementation: str, seed: int = 0):
   Returns:
     Function of nothing that returns [R, 3].
   """
-  _, spec, data, params = _setup(shape, seed)
+  _, spec, data, params = setup(shape, seed)
 
   @jax.jit
   def step(params, data):
-    return _composite(*_shade(params, data, spec, implementation), data.delta)
+    shaded = shade(params, data, spec, implementation)
+    return composite(*shaded, data.delta, implementation)
 
   return lambda: step(params, data).block_until_ready()
 
@@ -300,7 +324,7 @@ def train_parts(shape, *, implementation: str, seed: int = 0):
   Returns:
     Functions by name.
   """
-  shape, spec, data, params = _setup(shape, seed)
+  shape, spec, data, params = setup(shape, seed)
   gradients = jax.jit(lambda p, d: _gradients(p, d, spec, implementation))
   # The cost of an update does not depend on the gradient's values.
   shapes_of = jax.eval_shape(gradients, params, data)[1]

@@ -9,6 +9,7 @@ from infnerf_jax import errors
 from infnerf_jax.evaluation.bench import (
     breakdown,
     contests,
+    frame,
     frame_rows,
     harness,
     paged_rows,
@@ -46,25 +47,34 @@ class Context:
     shapes: by name: those of the promise, or tiny ones in a test.
     efforts: how long each is measured.
     parts: of a step that the suite `kernels` measures.
-    gpu: the frame and the training step of its rows on a GPU.
+    gpu: frame, training batch and step of its rows on a GPU.
+    cpu: the same on the CPU; None: not measured.
     tiny: shapes that measure nothing.
-    scene: LoadedScene that `pictures` and `complexity` look at.
+    scenes: LoadedScenes: `complexity` looks at all of them.
     map_path: FILE.tif of a capture that `maps` looks at, None: it makes one.
     canvas_size: (width, height) of `canvas`, None: the promised one.
     folder: for large files, None: the machine's own for temporary ones.
     paged: config of the run that the suite `out_of_core` measures.
+    growing: config of the runs whose growth the suite `scaling` measures.
   """
 
   shapes: dict[str, shapes.StepShape]
   efforts: dict[str, contests.Effort]
   parts: tuple[str, ...] = breakdown.PARTS
-  gpu: frame_rows.GpuContext = frame_rows.GpuContext()
+  gpu: frame_rows.DeviceContext = frame_rows.DeviceContext()
+  cpu: frame_rows.DeviceContext | None = None
   tiny: bool = False
-  scene: Any = None
+  scenes: tuple[Any, ...] = ()
   map_path: Any = None
   canvas_size: tuple[int, int] | None = None
   folder: str | None = None
   paged: Any = None
+  growing: Any = None
+
+  @property
+  def scene(self) -> Any:
+    """The first of the scenes, which other suites look at, or None."""
+    return self.scenes[0] if self.scenes else None
 
 
 def default_context() -> Context:
@@ -86,9 +96,37 @@ def tiny_context() -> Context:
       shapes={'small': shapes.SHAPES['tiny']},
       efforts={'small': effort},
       parts=('hash_forward', 'mlp_adam'),
-      gpu=frame_rows.tiny_context(effort),
+      gpu=frame_rows.DeviceContext(
+          shape=frame.TINY, train=shapes.SHAPES['tiny'], effort=effort
+      ),
       tiny=True,
   )
+
+
+def with_cpu_frame(context: Context, width: int) -> Context:
+  """`context` whose kernels are measured on the CPU's frame too.
+
+  Args:
+    context: tiny or not.
+    width: pixels of the frame's side.
+
+  Returns:
+    Context.
+
+  Raises:
+    InputError: no such width.
+  """
+  largest = frame.TINY if context.tiny else frame.FRAME
+  if not 1 <= width <= largest.width:
+    raise errors.InputError(
+        f'--cpu_frame: got {width}, expected 1 to {largest.width}'
+    )
+  cpu = frame_rows.cpu_context(
+      dataclasses.replace(largest, width=width, rays_per_block=width * width),
+      context.shapes['small'],
+      context.efforts['small'],
+  )
+  return dataclasses.replace(context, cpu=cpu)
 
 
 def _ours(step: str, implementation: str = 'native') -> contests.Peer:
@@ -202,18 +240,22 @@ def run_render(context: Context) -> list[harness.Row]:
 
 
 def run_kernels(context: Context) -> list[harness.Row]:
-  """Parts of a step by backend, on the CPU; a frame's ops, on a GPU."""
+  """Parts of a step on the CPU; ops of frame and batch on a GPU."""
   rows = []
   for key, shape in context.shapes.items():
     rows += breakdown.backends(
         f'kernels/{key}', shape, context.efforts[key], context.parts
     )
-  return rows + frame_rows.rows('kernels/gpu', context.gpu)
+  rows += frame_rows.rows('kernels/gpu', context.gpu)
+  if context.cpu is not None:
+    name = f'kernels/cpu {context.cpu.shape.width}'
+    rows += frame_rows.rows(name, context.cpu)
+  return rows
 
 
 def run_complexity(context: Context) -> list[harness.Row]:
   """What a view costs as scenes grow; the last row holds the series."""
-  series = complexity.measure(tiny=context.tiny, scene=context.scene)
+  series = complexity.measure(tiny=context.tiny, scenes=context.scenes)
   return complexity.rows(series) + [
       harness.make_row(
           SERIES, len(series['node_counts']), 'sizes', detail=series,
@@ -224,16 +266,17 @@ def run_complexity(context: Context) -> list[harness.Row]:
 
 def run_scaling(context: Context) -> list[harness.Row]:
   """Memory, samples and bytes of many devices; the last row: the series."""
-  return scaling.rows(scaling.measure(tiny=context.tiny))
+  series = scaling.measure(tiny=context.tiny, config=context.growing)
+  return scaling.rows(series)
 
 
 def run_pictures(context: Context) -> list[harness.Row]:
   """A run's pictures: the fast renderer, and popping by blending."""
-  if context.scene is None:
+  if not context.scenes:
     return [
         harness.missing_row('pictures', 'ms', 'no --workdir of a trained run')
     ]
-  return pictures.rows(context.scene)
+  return pictures.rows(context.scenes[0])
 
 
 def run_out_of_core(context: Context) -> list[harness.Row]:
@@ -307,6 +350,18 @@ def write(result: dict, path) -> None:
       PLOTS[row['name']](row['detail'], name)
 
 
+def _achieved(detail: dict) -> str:
+  """Bytes and operations a second, with their shares of the device's peaks."""
+  text = ''
+  for what, unit in (('bytes', 'GB/s'), ('flop', 'GFLOP/s')):
+    rate = detail.get(f'{what}_per_second')
+    if rate:
+      text += f', {rate / 1e9:.4g} {unit}'
+      share = detail.get(f'share_of_peak_{what}')
+      text += '' if share is None else f' ({share:.1%} of peak)'
+  return text
+
+
 def table(result: dict) -> str:
   """The rows as lines to read."""
   number = lambda x: '-' if x is None else f'{x:.4g}'
@@ -315,6 +370,7 @@ def table(result: dict) -> str:
     passed = {True: 'passed', False: 'FAILED', None: ''}[row['passed']]
     target = f'{row["rule"]} {row["target"]:g}' if row['target'] else ''
     note = row['note'] if row['value'] is None else row['unit']
+    note += _achieved(row['detail'])
     lines.append(
         f'{row["name"]:64s} {number(row["value"]):>9s}'
         f' {number(row["reference"]):>9s} {number(row["ratio"]):>7s}'

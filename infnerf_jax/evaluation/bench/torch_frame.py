@@ -53,8 +53,11 @@ class _Walk:
         self.direction[ray]
     )
 
-  def descend(self, ray, t):
-    """(node, slot, position, metres to which space is empty or -inf)."""
+  def descend(self, ray, t, *, skip: bool = True):
+    """(node, slot, position, metres to which space is empty or -inf).
+
+    Without `skip` nothing is empty, and the last is None.
+    """
     footprint = self.base[ray] + t * self.slope[ray]
     cell = torch.zeros(len(t), 3)
     node = torch.zeros(len(t), dtype=torch.long)
@@ -64,13 +67,14 @@ class _Walk:
     m = q.abs().amax(-1, keepdim=True).clamp(min=1)
     position = ((2 - 1 / m) * q / m + 2) / 4
     best, slot = node, self.slot_of_node[node]
-    empty_to = torch.full_like(t, -math.inf)
+    empty_to = torch.full_like(t, -math.inf) if skip else None
     entered = math.inf
     for level in range(len(self.footprints) + 1):
-      leave = self._leave(ray, t, x, level, node, entered)
-      empty = going & (leave > -math.inf)
-      empty_to = torch.where(empty, leave, empty_to)
-      going = going & ~empty
+      if skip:
+        leave = self._leave(ray, t, x, level, node, entered)
+        empty = going & (leave > -math.inf)
+        empty_to = torch.where(empty, leave, empty_to)
+        going = going & ~empty
       if level:
         best = torch.where(going, node, best)
         slot = torch.where(going, self.slot_of_node[node], slot)
@@ -171,6 +175,19 @@ class _Frame:
     self.fields = torch_peer.NodeFields(step, params, 'per_node')
     self.inputs = torch.tensor(data.ray_inputs)
 
+  def distances(self):
+    """By block of rays: (ray of each sample [S], distances [S])."""
+    near, far = (
+        c.cpu().numpy()[:, None] for c in (self.walk.near, self.walk.far)
+    )
+    num, size = self.shape.num_located, self.shape.rays_per_block
+    t = torch.tensor(frame.located_distances(near, far, num))
+    rays = torch.arange(len(t)).repeat_interleave(num)
+    return [
+        (rays[i * num : (i + size) * num], t[i : i + size].reshape(-1))
+        for i in range(0, len(t), size)
+    ]
+
   def step_data(self, samples):
     """What NodeFields takes."""
     ray, _, delta, slot, position, _ = samples
@@ -210,20 +227,17 @@ def frame_parts(shape, *, platform: str):
   Returns:
     Functions of nothing by name, which return the number of samples.
   """
-  if platform == 'gpu':
-    if not torch.cuda.is_available():
-      raise RuntimeError('no GPU: torch has no CUDA device')
-    torch.set_default_device('cuda')
-    torch.backends.cuda.matmul.allow_tf32 = True
+  torch_peer.use_platform(platform)
   scene = _Frame(frame.from_dict(shape))
   with torch.inference_mode():
     samples = traverse(scene.walk)
     blocks = list(scene.blocks(samples))
     data = [scene.step_data(block) for _, block in blocks]
     shaded = [scene.fields(d) for d in data]
+    distances = scene.distances()
   count = float(len(samples[0]))
 
-  def timed(function):
+  def timed(function, count=count):
     @torch.inference_mode()
     def run():
       function()
@@ -233,11 +247,17 @@ def frame_parts(shape, *, platform: str):
 
     return run
 
+  def locate():
+    for ray, t in distances:
+      scene.walk.descend(ray, t, skip=False)
+
   def fold():
     for (rays, block), out in zip(blocks, shaded):
       scene.fold(rays, block, *out)
 
+  located = float(sum(len(t) for _, t in distances))
   return {
+      'locate': timed(locate, located),
       'traverse': timed(lambda: traverse(scene.walk)),
       'hash_lookup': timed(lambda: [scene.fields.encode(d) for d in data]),
       'node_field': timed(lambda: [scene.fields(d) for d in data]),

@@ -9,6 +9,7 @@ over long contiguous rows.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 
 _PRIME_Y = 2654435761
 _PRIME_Z = 805459861
+_CORNERS = tuple(itertools.product((0, 1), repeat=3))  # 4x + 2y + z
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +111,16 @@ class CornerLookup:
     _corner_weights(part, weights)
     return rows, weights
 
+  def differentiable(self, position):
+    """As by calling it, with weights that autograd can follow."""
+    rows, _ = self(position.detach())
+    scaled = position.T[:, None, :] * self._resolution
+    cell = torch.minimum(scaled.detach().floor(), self._resolution - 1)
+    x, y, z = scaled - cell
+    x, y, z = (1 - x, x), (1 - y, y), (1 - z, z)
+    corners = [x[i] * y[j] * z[k] for i, j, k in _CORNERS]
+    return rows, torch.stack(corners, dim=-1)
+
   def _dense_rows(self, lower, out):
     x, y, z = lower
     stride = self._stride[: self._num_dense]
@@ -199,11 +211,29 @@ class _BagLookup(torch.autograd.Function):
   @staticmethod
   def backward(ctx, cotangent):
     rows, weights = ctx.saved_tensors
-    # Pairs of features move as one complex number: half the scattered adds.
-    pair = torch.view_as_complex(cotangent.contiguous())
-    flat = (pair[..., None] * weights).view(-1)
-    torch.view_as_complex(ctx.gradient).index_add_(0, rows.view(-1), flat)
+    _add_bags(ctx.gradient, rows, weights, cotangent)
     return None, None, None, None
+
+
+def _add_bags(gradient, rows, weights, cotangent):
+  """Adds weighted cotangents [L, n, 2] to rows of a gradient [rows, 2]."""
+  # Pairs of features move as one complex number: half the scattered adds.
+  pair = torch.view_as_complex(cotangent.contiguous())
+  flat = (pair[..., None] * weights).view(-1)
+  torch.view_as_complex(gradient).index_add_(0, rows.view(-1), flat)
+
+
+def scatter(gradient, rows, weights, cotangent):
+  """Adds the gradient of encoded features to that of the table, in place.
+
+  Args:
+    gradient: [rows, 2], of the table.
+    rows: [L, n, 8].
+    weights: [L, n, 8].
+    cotangent: [n, L * 2].
+  """
+  by_scale = cotangent.view(cotangent.shape[0], rows.shape[0], 2)
+  _add_bags(gradient, rows, weights, by_scale.transpose(0, 1))
 
 
 def encode_embedding_bag(table, gradient, rows, weights):

@@ -17,6 +17,15 @@ OPTIMIZERS = ('dense', 'lazy')
 _RATE, _B1, _B2, _EPS = 1e-2, 0.9, 0.99, 1e-15
 
 
+def use_platform(platform: str) -> None:
+  """Makes what follows run on 'cpu' or 'gpu'; RuntimeError if it cannot."""
+  if platform == 'gpu':
+    if not torch.cuda.is_available():
+      raise RuntimeError('no GPU: torch has no CUDA device')
+    torch.set_default_device('cuda')
+    torch.backends.cuda.matmul.allow_tf32 = True
+
+
 def _leaf(array):
   return torch.tensor(array).requires_grad_()
 
@@ -74,11 +83,35 @@ class NodeFields:
     back[order] = torch.arange(order.shape[0])
     return raw[back], rgb[back]
 
+  def density(self, data):
+    """Raw densities [S] alone, as `__call__` takes samples."""
+    order, parts = self._parts(data.slot)
+    position = data.position[order]
+    raw = torch.empty(len(order))
+    raw[order] = torch.cat([self._density(n, position[p]) for n, p in parts])
+    return raw
+
   def encode(self, data):
     """Encoded features [S, L * F], sorted by node."""
     order, parts = self._parts(data.slot)
     position = data.position[order]
     return torch.cat([self._encode(n, position[p]) for n, p in parts])
+
+  def scatter(self, position, slot, gradient):
+    """Adds features' gradients to the tables' buffers (hand_written only).
+
+    Args:
+      position: [S, 3].
+      slot: [S].
+      gradient: [S, L * F] of the encoded features.
+    """
+    order, parts = self._parts(slot)
+    position, gradient = position[order], gradient[order]
+    for node, mine in parts:
+      rows, weights = self._lookup[node > 0](position[mine])
+      if self.touched is not None:
+        self.touched[node].index_fill_(0, rows.view(-1).long(), True)
+      torch_grid.scatter(self.tables[node].grad, rows, weights, gradient[mine])
 
   def _parts(self, slot):
     """([S] samples sorted by node, [(node, its slice of them)])."""
@@ -100,6 +133,11 @@ class NodeFields:
       return torch_grid.encode_indexing(table, rows, weights)
     gradient = table.grad if torch.is_grad_enabled() else None
     return torch_grid.encode_embedding_bag(table, gradient, rows, weights)
+
+  def _density(self, node, position):
+    density0, density1, *_ = self._weights_of(node)
+    hidden = torch.relu_(self._encode(node, position) @ density0)
+    return hidden @ density1[:, 0]
 
   def _node(self, node, position, inputs):
     density0, density1, color0, color1, color2 = self._weights_of(node)
@@ -200,7 +238,7 @@ class _Adam:
 
 def tensors(data: shapes.StepData) -> shapes.StepData:
   """The same data as tensors."""
-  return shapes.StepData(*[torch.from_numpy(x) for x in data])
+  return shapes.StepData(*[torch.tensor(x) for x in data])
 
 
 def num_rows(shape: shapes.StepShape) -> int:

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from infnerf_jax import errors
+from infnerf_jax.evaluation.complexity import touched, views
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.octree import build, levels
 from infnerf_jax.octree import tree as tree_lib
+from infnerf_jax.render import render_rays
 from infnerf_jax.scene import readers
 from infnerf_jax.storage import tree_pages
 from infnerf_jax.streaming import working_set
@@ -20,6 +22,8 @@ TARGET_DEPTHS = (2, 3, 4, 5)
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
 # Heights as shares of the root's side.
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# Places that are looked at, over so much of the root's side.
+NUM_PLACES, _INNER = 5, 0.4
 # How levels are chosen: equation 5, with levels that fade into each other as
 # films have it, and an octave finer as the shipped configs have it.
 POLICIES = {
@@ -35,7 +39,9 @@ def data_folder() -> pathlib.Path:
   return _ROOT / os.environ.get('INFNERF_DATA', '../shared/data')
 
 
-def measure_capture(name: str, target_depth: int) -> dict[str, Any]:
+def measure_capture(
+    name: str, target_depth: int, num_places: int = NUM_PLACES
+) -> dict[str, Any]:
   """Shares at all heights above one capture's middle.
 
   Raises:
@@ -46,10 +52,6 @@ def measure_capture(name: str, target_depth: int) -> dict[str, Any]:
       scene, build.BuildOptions(target_depth=target_depth, max_depth=8)
   )
   octree = built.octree
-  frame = working_set.Frame(
-      octree.root_min, octree.side, octree.root_gsd, octree.num_levels - 1,
-      built.sample_aabb, near=0.0,
-  )  # fmt: skip
   up = _up(scene.cameras.cam_to_world)
   center = np.median(scene.points.positions, axis=0)
   return {
@@ -58,26 +60,45 @@ def measure_capture(name: str, target_depth: int) -> dict[str, Any]:
       'grid_size': octree.grid_size,
       'levels': octree.num_levels,
       'num_nodes': octree.num_nodes,
-      'views': _shares(octree, frame, center, up),
+      'views': _shares(octree, built.sample_aabb, center, up, num_places),
   }
 
 
-def _shares(octree, frame, center, up) -> list[dict[str, Any]]:
-  """Shares of the nodes that views of each height need, by policy."""
+def _shares(octree, aabb, center, up, num_places) -> list[dict[str, Any]]:
+  """Shares of the nodes that views of each height meet and need, by policy."""
+  frame = working_set.Frame(
+      octree.root_min, octree.side, octree.root_gsd, octree.num_levels - 1,
+      aabb, near=0.0,
+  )  # fmt: skip
   tree, measured = tree_pages.ResidentTree(octree), []
-  for share in SHARES:
-    height = share * octree.side
-    cameras = list(_cameras(center, up, height, octree.side))
-    by_policy = {}
+  dense = touched.DenseRays(octree, aabb)
+  share = lambda counts: float(np.mean(counts)) / octree.num_nodes
+  for height in SHARES:
+    cameras = list(
+        _cameras(
+            center, up, height * octree.side, octree.side,
+            _INNER * views.places(num_places),
+        )
+    )  # fmt: skip
+    met, needed = {}, {}
     for name, policy in POLICIES.items():
       blend = getattr(policy, 'blend', 0.0)
       found = frame._replace(policy=policy, coarser=blend)
-      counts = [
+      needed[name] = share([
           len(working_set.of_camera(tree, found, camera).keys)
           for camera in cameras
-      ]
-      by_policy[name] = float(np.mean(counts)) / octree.num_nodes
-    measured.append({'height': height, 'touched_share': by_policy})
+      ])  # fmt: skip
+      options = render_rays.RenderOptions(near=1e-5, level_policy=policy)
+      met[name] = share(
+          [dense.touched(camera, options).sum() for camera in cameras]
+      )
+    measured.append(
+        {
+            'height': height * octree.side,
+            'touched_share': met,
+            'needed_share': needed,
+        }
+    )
   return measured
 
 
@@ -116,7 +137,7 @@ def measure_run(loaded) -> dict[str, Any]:
   measured = []
   for share in SHARES:
     height = share * octree.side
-    camera = next(_cameras(center, up, height, octree.side))
+    (camera,) = _cameras(center, up, height, octree.side, [(0.0, 0.0)])
     measured.append({'height': height, **measure_view(camera, 4.0)})
   photos = [
       measure_view(cameras_lib.take(loaded.cameras, row), loaded.downscale)
@@ -138,13 +159,13 @@ def _up(poses) -> np.ndarray:
   return -forward / np.linalg.norm(forward)
 
 
-def _cameras(center, up, height, side):
-  """Views straight down onto five places, 640 pixels wide as photos are."""
+def _cameras(center, up, height, side, places):
+  """Views straight down, 640 pixels wide as photos are."""
   across = np.cross(up, [0.3, 0.9, 0.1])
   across /= np.linalg.norm(across)
   along = np.cross(up, across)
   focal = 0.5 * 640 / np.tan(np.radians(30))
-  for east, north in ((0, 0), (0.2, 0), (-0.2, 0), (0, 0.2), (0, -0.2)):
+  for east, north in places:
     target = center + side * (east * across + north * along)
     yield cameras_lib.make_camera(
         focal=focal, width=640, height=480,
@@ -153,13 +174,15 @@ def _cameras(center, up, height, side):
 
 
 def measure(
-    names=CAPTURES, target_depths=TARGET_DEPTHS
+    names=CAPTURES, target_depths=TARGET_DEPTHS, num_places: int = NUM_PLACES
 ) -> tuple[list[dict[str, Any]], list[str]]:
   """(results, reasons why captures are not among them)."""
   results, missing = [], []
   for name in names:
     try:
-      results += [measure_capture(name, depth) for depth in target_depths]
+      results += [
+          measure_capture(name, depth, num_places) for depth in target_depths
+      ]
     except errors.InputError as e:
       missing.append(str(e))
   return results, missing

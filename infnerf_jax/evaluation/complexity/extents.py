@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from infnerf_jax.evaluation.complexity import views, virtual_store
+from infnerf_jax.evaluation.complexity import touched, views, virtual_store
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import render_rays
+from infnerf_jax.render import memory, render_rays
 from infnerf_jax.scene.city import layout, rendering
 from infnerf_jax.storage import node_store, tree_pages
-from infnerf_jax.streaming import store_scene
+from infnerf_jax.streaming import store_scene, working_set
 
 BASE_EXTENT = 72.0  # metres
 _BASE_LEVEL = 3  # of the smallest city's leaves
@@ -24,7 +24,7 @@ _MARGIN = 1.125
 # The root's middle, metres: a plane between nodes of every level lies there. In
 # the middle of the houses it would double the nodes of all views.
 _MIDDLE_HEIGHT = -1.0
-# name, height (m), tilt (degrees); the same for all extents.
+# name, height over the ground (m), tilt (degrees); the same for all extents.
 CAMERAS = (
     ('street 2 m', 2.0, 85.0),
     ('roofs 25 m', 25.0, 70.0),
@@ -32,16 +32,13 @@ CAMERAS = (
     ('district 300 m', 300.0, 20.0),
     ('city 1500 m', 1500.0, 0.0),
 )
-# Where the cameras look, as shares of the extent: a view's nodes depend on how
-# the planes between nodes cut it, so each height is seen at five places.
-PLACES = (
-    (0.04, 0.04),
-    (0.21, 0.13),
-    (-0.17, 0.29),
-    (0.31, -0.22),
-    (-0.28, -0.12),
-)
-_RENDERED = ('street 2 m', 'block 60 m', 'city 1500 m')
+# A view's nodes depend on how the planes between nodes cut it: at each height
+# cameras stand in so many places of the inner city, each looking elsewhere. A
+# mean over 16 still has an error of half a node.
+NUM_PLACES, _INNER = 64, 0.6
+_TURN = 137.5  # degrees from one place to the next
+# Of the first of these, what takes longer.
+_NUM_DENSE, _NUM_FLAT = 16, 8
 OPTIONS = render_rays.RenderOptions(num_samples=(32, 16), near=1e-4)
 
 
@@ -103,45 +100,62 @@ def make_scene(octree: tree_lib.Octree) -> store_scene.StoreScene:
   )
 
 
+def _cameras(extent: float, height: float, tilt: float, num: int = NUM_PLACES):
+  """One camera a place."""
+  for i, place in enumerate(views.places(num) * _INNER * extent):
+    yield views.camera_at(place, height, tilt=tilt, heading=_TURN * i)
+
+
 def measure_extent(
     doublings: int,
     *,
     grid_size: int,
     render: bool,
     flat: dict[str, Any] | None = None,
+    num_places: int = NUM_PLACES,
 ) -> dict[str, Any]:
   """All cameras in the city of one extent; means over the places.
 
   Args:
     doublings: of the extent.
     grid_size: cells along a node.
-    render: whether pictures are rendered.
+    render: whether pictures are rendered and nodes met by dense rays counted.
     flat: result of another grid size, whose flat partition is the same.
+    num_places: cameras of each height.
   """
   octree = city_octree(doublings, grid_size=grid_size)
-  scene = make_scene(octree)
+  extent, scene = BASE_EXTENT * 2**doublings, make_scene(octree)
   frame, row = scene.frame(), scene.store.header.group().nbytes
-  tree = tree_pages.ResidentTree(octree)
-  measured = {}
+  tree, measured = tree_pages.ResidentTree(octree), {}
+  dense = touched.DenseRays(octree, scene.store.header.sample_aabb)
   for name, height, tilt in CAMERAS:
-    items = []
-    for camera in _cameras(doublings, height, tilt):
-      item = views.measure(tree, frame, camera, row)
-      del item['levels']
-      if flat is None:
-        item['flat_cells'] = views.flat_cells(tree, frame, camera)
-      items.append(item)
-    mean = {k: float(np.mean([i[k] for i in items])) for k in items[0]}
-    if flat is not None:
+    cameras = list(_cameras(extent, height, tilt, num_places))
+    mean, by_place = _means(
+        views.measure(tree, frame, camera, row, repeats=1) for camera in cameras
+    )
+    if flat is None:
+      mean['flat_cells'] = float(np.mean([
+          views.flat_cells(tree, frame, camera)
+          for camera in cameras[:_NUM_FLAT]
+      ]))  # fmt: skip
+    else:
       mean['flat_cells'] = flat['views'][name]['flat_cells']
     mean['flat_bytes'] = mean['flat_cells'] * row
-    mean['nodes_by_place'] = [item['nodes'] for item in items]
-    if render and name in _RENDERED:
-      mean.update(_render(scene, doublings, height, tilt))
-    measured[name] = mean
+    if render:
+      met = [
+          int(dense.touched(camera, OPTIONS).sum())
+          for camera in cameras[:_NUM_DENSE]
+      ]
+      mean['touched'] = float(np.mean(met))
+      mean['touched_parameters'] = mean['touched'] * row / 4
+      mean['needed_by_touched'] = float(
+          np.median(np.divide(by_place[:_NUM_DENSE], met))
+      )
+      mean.update(_render(scene, cameras[0]))
+    measured[name] = {**mean, 'nodes_by_place': by_place}
   scene.close()
   return {
-      'extent': BASE_EXTENT * 2**doublings,
+      'extent': extent,
       'num_nodes': octree.num_nodes,
       'max_level': octree.num_levels - 1,
       'row_bytes': row,
@@ -149,28 +163,83 @@ def measure_extent(
   }
 
 
-def _cameras(doublings, height, tilt):
-  """One camera a place."""
-  for share in PLACES:
-    east, north = (BASE_EXTENT * 2**doublings * x for x in share)
-    yield views.camera_above([east, north, 1.0], height, tilt=tilt)
+def _means(items) -> tuple[dict[str, float], list[int]]:
+  """(means of what `views.measure` gave, nodes by place)."""
+  items = list(items)
+  names = [name for name in items[0] if name != 'levels']
+  mean = {name: float(np.mean([i[name] for i in items])) for name in names}
+  return mean, [item['nodes'] for item in items]
 
 
-def _render(scene, doublings, height, tilt) -> dict[str, Any]:
-  """Nodes that a picture of 80 x 60 pixels addressed, and its CPU time."""
-  camera = next(_cameras(doublings, height, tilt))
+def _render(scene, camera) -> dict[str, Any]:
+  """What a picture took: nodes that it addressed, bytes held, CPU time."""
   draw = lambda: scene.render(
-      camera, appearance=np.zeros(0), pixel_size=4.0, ray_block=1024,
-      outputs=('rgb', 'statistics'),
-  )  # fmt: skip
+      camera, appearance=np.zeros(0), outputs=('rgb', 'statistics')
+  )
   image = draw()
   start = time.process_time()
   draw()
   return {
-      'touched': int(image.statistics.touched_slots.sum()),
       'frame_cpu_s': time.process_time() - start,
+      'frame_nodes': int(image.statistics.touched_slots.sum()),
+      'frame_resident_bytes': (
+          scene.frame_report['nodes_resident']
+          * scene.store.header.group().nbytes
+      ),
       'num_rays': image.num_rays,
   }
+
+
+def measure_run(loaded) -> dict[str, Any]:
+  """The same cameras in a city that a run has trained.
+
+  Pictures have as few pixels to a node's cells as those of the first grid size.
+
+  Args:
+    loaded: a LoadedScene of the procedural city.
+  """
+  octree, extent = loaded.octree, loaded.config.data.city.extent
+  frame = working_set.make_frame(
+      octree, loaded.spec, loaded.options, loaded.sample_aabb
+  )
+  tree, measured = tree_pages.ResidentTree(octree), {}
+  row = memory.model_bytes(loaded.model.nodes) // octree.num_nodes
+  pixel_size = GRID_SIZES[0] / octree.grid_size
+  for name, height, tilt in CAMERAS:
+    cameras = list(_cameras(extent, height, tilt))
+    mean, by_place = _means(
+        views.measure(
+            tree, frame, camera, row, repeats=1, pixel_size=pixel_size
+        )
+        for camera in cameras
+    )
+    draw = lambda camera: loaded.render(
+        camera, pixel_size=pixel_size, outputs=('rgb', 'statistics')
+    )
+    draw(cameras[0])  # compiles
+    start = time.process_time()
+    images = [draw(camera) for camera in cameras[:_NUM_DENSE]]
+    mean['frame_cpu_s'] = (time.process_time() - start) / len(images)
+    mean['touched'] = float(np.mean(
+        [image.statistics.touched_slots.sum() for image in images]
+    ))  # fmt: skip
+    measured[name] = {**mean, 'nodes_by_place': by_place}
+  return {
+      'run': loaded.workdir.name,
+      'extent': extent,
+      'num_nodes': octree.num_nodes,
+      'max_level': octree.num_levels - 1,
+      'grid_size': octree.grid_size,
+      'num_steps': loaded.num_steps,
+      'row_bytes': row,
+      'views': measured,
+  }
+
+
+def measure_runs(scenes) -> list[dict[str, Any]]:
+  """`measure_run` of those that trained the procedural city, small to large."""
+  cities = [s for s in scenes if not s.config.data.path]
+  return sorted(map(measure_run, cities), key=lambda found: found['num_nodes'])
 
 
 def slope_per_doubling(results, name: str, key: str = 'nodes') -> list[float]:
@@ -184,21 +253,23 @@ def slope_per_doubling(results, name: str, key: str = 'nodes') -> list[float]:
 
 
 def measure(
-    doublings=range(5), *, render: bool = True
+    doublings=range(5), *, render: bool = True, num_places: int = NUM_PLACES
 ) -> dict[int, list[dict[str, Any]]]:
   """All extents, small to large, by the grid size of the nodes.
 
   Args:
     doublings: of the extent.
     render: whether pictures of the first grid size are rendered.
+    num_places: cameras of each height.
   """
   found = {grid_size: [] for grid_size in GRID_SIZES}
   for d in doublings:
     first = None
     for grid_size in GRID_SIZES:
       result = measure_extent(
-          d, grid_size=grid_size, render=render and first is None, flat=first
-      )
+          d, grid_size=grid_size, render=render and first is None, flat=first,
+          num_places=num_places,
+      )  # fmt: skip
       first = first or result
       found[grid_size].append(result)
   return found

@@ -11,10 +11,10 @@ from infnerf_jax.evaluation.complexity import captures
 NEAR_SHARE = 0.05
 
 
-def near_share(result, policy: str) -> float:
+def near_share(result, policy: str, kind: str = 'touched_share') -> float:
   """Largest share that a view near the ground touches of a capture's tree."""
   return max(
-      view['touched_share'][policy]
+      view[kind][policy]
       for view, share in zip(result['views'], captures.SHARES, strict=True)
       if share <= NEAR_SHARE
   )
@@ -61,7 +61,7 @@ def _plot_frames(axis, results):
       axis.plot(n, values, color=f'C{i}', marker='.', label=name)
   axis.set(
       xscale='log', xlabel='nodes of the tree', ylabel='CPU seconds',
-      title='A frame of 80 x 60 rays', ylim=(0, None),
+      title='A frame of 320 x 240 rays', ylim=(0, None),
   )  # fmt: skip
   if axis.lines:
     axis.legend(fontsize=8)

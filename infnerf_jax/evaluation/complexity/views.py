@@ -46,8 +46,48 @@ def camera_above(
   )  # fmt: skip
 
 
+def places(num: int) -> np.ndarray:
+  """[num, 2] spread evenly over a square from -1/2 to 1/2."""
+  # Multiples of the plastic number's powers: even at every count.
+  return np.arange(1, num + 1)[:, None] * [0.7548776662, 0.5698402910] % 1 - 0.5
+
+
+def camera_at(
+    place, height: float, *, tilt: float, heading: float, width: int = 320
+) -> cameras_lib.Cameras:
+  """A pinhole of 60 degrees that stands over a place of the ground.
+
+  Args:
+    place: [2] metres, east and north.
+    height: metres over the ground, which is at height 0.
+    tilt: degrees from straight down; below 90.
+    heading: degrees from north, towards the east.
+    width: pixels; 4:3.
+
+  Returns:
+    One camera.
+  """
+  turn = np.radians(heading)
+  north, down = np.array([np.sin(turn), np.cos(turn), 0.0]), np.radians(tilt)
+  direction = np.sin(down) * north - np.array([0.0, 0.0, np.cos(down)])
+  position = np.array([*place, height], np.float64)
+  focal = 0.5 * width / np.tan(np.radians(30))
+  return cameras_lib.make_camera(
+      focal=focal, width=width, height=width * 3 // 4,
+      cam_to_world=cameras_lib.look_at(
+          position, position + height * direction, north
+      ),
+  )  # fmt: skip
+
+
 def measure(
-    tree, frame: working_set.Frame, camera, row_bytes: int, *, repeats: int = 2
+    tree,
+    frame: working_set.Frame,
+    camera,
+    row_bytes: int,
+    *,
+    repeats: int = 2,
+    pixel_size: float = 1.0,
 ) -> dict[str, Any]:
   """What a view takes: nodes, bytes, seconds to find them.
 
@@ -57,11 +97,12 @@ def measure(
     camera: view.
     row_bytes: of a node.
     repeats: selections; the fastest counts, and its pages are in memory.
+    pixel_size: width of a picture's pixel in the camera's.
 
   Returns:
     {'nodes', 'parameters', 'bytes', 'selection_ms', 'levels'}.
   """
-  tiles = view_tiles.view_tiles(camera)
+  tiles = view_tiles.view_tiles(camera, pixel_size=pixel_size)
   best, found = np.inf, None
   for _ in range(repeats):
     start = time.process_time()

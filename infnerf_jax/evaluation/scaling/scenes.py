@@ -114,7 +114,7 @@ def survey(
   slots = node_pool.identity_slots(octree.num_nodes, octree.num_nodes)
   surroundings = gradients.Surroundings(
       tree=scene_model.tree_arrays(octree, slots),
-      node_level=jnp.asarray(octree.level, jnp.int32),
+      joins=jnp.asarray(octree.level, jnp.int32),
       cameras=scene_model.device_cameras(scene.cameras, octree),
       inner=jnp.asarray(priors.inner_nodes(octree)),
       sample_aabb=jnp.asarray(

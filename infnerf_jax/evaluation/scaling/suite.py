@@ -1,7 +1,7 @@
 """The scaling suite: memory, samples and bytes of many devices; rows, a plot.
 
 Counts are measured on virtual CPU devices; seconds on many devices are
-projected from them by `projection`.
+projected from them by `projection`. Growth is measured on small runs.
 """
 
 import pathlib
@@ -10,7 +10,13 @@ from typing import Any
 import matplotlib.figure
 
 from infnerf_jax.evaluation.bench import harness
-from infnerf_jax.evaluation.scaling import meshes, projection, scenes
+from infnerf_jax.evaluation.scaling import (
+    growing,
+    growing_rows,
+    meshes,
+    projection,
+    scenes,
+)
 from infnerf_jax.sharding import partition as partition_lib
 
 SERIES = 'scaling/series'
@@ -64,18 +70,27 @@ def measure_projected() -> dict[str, list[dict]]:
   }
 
 
-def measure(*, tiny: bool = False) -> dict[str, Any]:
+def measure(*, tiny: bool = False, config=None) -> dict[str, Any]:
   """All parts.
 
   Args:
     tiny: one tree, one mesh; for tests.
+    config: of the runs whose growth is measured, None: none are.
   """
   partitions, missing = measure_partitions(tiny=tiny)
+  grown = {}
+  if config is not None:
+    grown = {
+        'growth': growing.measure_growth(config, tiny=tiny),
+        'extension': growing.measure_extension(config, tiny=tiny),
+        'pruning': growing.measure_pruning(config, tiny=tiny),
+    }
   return {
       'partitions': partitions,
       'missing': missing,
       'meshes': meshes.measure_in_child(tiny=tiny),
       'projected': measure_projected(),
+      **grown,
   }
 
 
@@ -214,7 +229,13 @@ def _projected_rows(projected) -> list[harness.Row]:
 
 def rows(series: dict[str, Any]) -> list[harness.Row]:
   """Rows of a measurement; the last holds the series."""
+  grown = []
+  if 'growth' in series:
+    grown += growing_rows.growth_rows(series['growth'])
+    grown += growing_rows.extension_rows(series['extension'])
+    grown += growing_rows.pruning_rows(series['pruning'])
   return [
+      *grown,
       *_partition_rows(series),
       *_mesh_rows(series['meshes']),
       *_projected_rows(series['projected']),
@@ -232,12 +253,18 @@ def plot(series: dict[str, Any], path) -> None:
     series: of `measure`.
     path: PNG file.
   """
-  figure = matplotlib.figure.Figure(figsize=(13, 8.5), layout='constrained')
-  axes = figure.subplots(2, 2)
+  columns = 3 if 'growth' in series else 2
+  figure = matplotlib.figure.Figure(
+      figsize=(6.5 * columns, 8.5), layout='constrained'
+  )
+  axes = figure.subplots(2, columns)
   _plot_memory(axes[0, 0], series)
   _plot_samples(axes[0, 1], series['meshes'])
   _plot_bytes(axes[1, 0], series['meshes'])
   _plot_speed(axes[1, 1], series['projected'])
+  if 'growth' in series:
+    growing_rows.plot_growth(axes[0, 2], series['growth'])
+    growing_rows.plot_extension(axes[1, 2], series['extension'])
   figure.savefig(pathlib.Path(path), dpi=70)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import view_cones
 from infnerf_jax.scene import scene as scene_lib
 from infnerf_jax.scene.city import layout, rendering
 
@@ -200,20 +201,22 @@ def visible_pairs(city, cameras, positions):
   Returns:
     ([K] int64 rows of points, ascending; [K] int64 rows of cameras).
   """
-  pairs = []
-  for row in range(len(cameras.width)):
+  cloud = view_cones.PointCloud(positions)
+  angles = view_cones.cone_angles(cameras)
+  pairs = [np.zeros((2, 0), np.int64)]
+  for row, angle in enumerate(angles):
     camera = cameras_lib.take(cameras, row)
-    pix, depth = cameras_lib.project(camera, positions)
+    found = cloud.in_cone(camera.cam_to_world, angle)
+    pix, depth = cameras_lib.project(camera, positions[found])
     size = np.array([camera.width, camera.height])
     inside = np.all((pix >= 0) & (pix < size), axis=-1) & (depth > 0)
-    found = np.flatnonzero(inside)
-    pairs.append(np.stack([found, np.full_like(found, row)]))
+    found = found[inside]
+    origin = np.asarray(camera.cam_to_world)[:, 3]
+    towards = positions[found] - origin
+    distance = np.linalg.norm(towards, axis=-1)
+    depth = rendering.cast_rays(city, origin, towards / distance[:, None])
+    seen = depth > distance * (1 - _SEEN_SHARE) - _SEEN_METRES
+    pairs.append(np.stack([found[seen], np.full(seen.sum(), row)]))
   point_idx, photo_idx = np.concatenate(pairs, axis=1)
   order = np.lexsort((photo_idx, point_idx))
-  point_idx, photo_idx = point_idx[order], photo_idx[order]
-  origins = np.asarray(cameras.cam_to_world)[photo_idx, :, 3]
-  towards = positions[point_idx] - origins
-  distance = np.linalg.norm(towards, axis=-1)
-  depth = rendering.cast_rays(city, origins, towards / distance[:, None])
-  seen = depth > distance * (1 - _SEEN_SHARE) - _SEEN_METRES
-  return point_idx[seen], photo_idx[seen]
+  return point_idx[order], photo_idx[order]

@@ -41,14 +41,27 @@ def cannot(shape):
   unavailable()
 
 
-def _frame(seconds, samples):
-  ops = ('traverse', 'hash_lookup', 'node_field', 'composite', 'frame')
+# Of a frame and of a training batch.
+OPS = (
+    'locate',
+    'traverse',
+    'hash_lookup',
+    'node_field',
+    'composite',
+    'frame',
+    'hash_lookup gradient',
+    'node_field gradient',
+    'composite gradient',
+    'sparse_adam',
+)
 
+
+def _frame(seconds, samples):
   def run():
     time.sleep(seconds)
     return samples
 
-  return dict.fromkeys(ops, run)
+  return dict.fromkeys(OPS, run)
 
 
 def frame_fast(shape, platform):
@@ -63,13 +76,19 @@ def frame_slow(shape, platform):
   return _frame(0.2, 400.0)
 
 
-def trains(shape, platform):
+def frame_dies(shape, platform):
+  """Parts of a frame that end their process."""
+  del shape, platform
+  return dict.fromkeys(OPS, lambda: sys.exit(3))
+
+
+def trains(shape, platform, max_level=None):
   """A step that only waits."""
-  assert shape['num_rays'] and platform
+  assert shape['num_rays'] and platform and max_level != 0
   return lambda: time.sleep(0.001)
 
 
-def no_gpu(shape, platform):
+def no_gpu(shape, platform, max_level=None):
   """Cannot run here."""
-  del shape, platform
+  del shape, platform, max_level
   raise RuntimeError('no GPU')

@@ -1,0 +1,41 @@
+"""How rays are sampled and composited."""
+
+import dataclasses
+
+from infnerf_jax.octree import levels as levels_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderOptions:
+  """Sampling and compositing (hashable: a jit's static argument).
+
+  Attributes:
+    num_samples: samples of each sampling round; the last is composited.
+    near: metres, in units of h (half the root's side).
+    far: likewise.
+    clip_to_box: whether the points' box bounds the rays.
+    weight_power: anneal power on the weights of a round (0.9 in the paper).
+    padding: share of a uniform histogram mixed into each round's weights.
+    level_policy: footprint to level.
+    opaque_end: whether the last interval has no end, so that what a ray
+      does not meet before takes its colour: no colour passes for a clear ray.
+    proposal_bias: octaves by which proposals are coarser than the last round.
+    proposal_stride: pixels along a side of a picture's tiles that share
+      proposals, 1: each pixel has its own; pictures only, two rounds.
+    min_weight: samples of less weight get no colour, 0: all do; pictures only.
+    stop_below: transmittance below which what lies behind is not evaluated, 0:
+      everything is; pictures only.
+  """
+
+  num_samples: tuple[int, ...] = (64, 32)
+  near: float = 0.03
+  far: float = 1000.0
+  clip_to_box: bool = True
+  weight_power: float = 0.9
+  padding: float = 0.01
+  level_policy: levels_lib.LevelPolicy = levels_lib.determine_lod_level
+  proposal_bias: float = 0.0
+  opaque_end: bool = False
+  proposal_stride: int = 1
+  min_weight: float = 0.0
+  stop_below: float = 0.0
