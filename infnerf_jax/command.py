@@ -21,6 +21,7 @@ _BAD_INPUT = 2
 _INTERRUPTED = 130
 _TERMINATED = 143
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+_OURS = ('infnerf_jax', 'kernels', 'configs', 'experiments')
 # A path that someone typed and that no program could have used.
 _BAD_PLACE = (
     errno.EACCES,
@@ -86,7 +87,11 @@ def _guarded(main, argv):
 
 
 def _is_ours_or_serious(record) -> bool:
-  return record.levelno >= 30 or _ROOT in pathlib.Path(record.pathname).parents
+  if record.levelno >= 30:
+    return True
+  path = pathlib.Path(record.pathname)
+  # Not all below the checkout is ours: a .venv in it holds the libraries.
+  return any(_ROOT / folder in path.parents for folder in _OURS)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

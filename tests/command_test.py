@@ -1,5 +1,6 @@
 """Exit status and messages of commands."""
 
+import logging
 import os
 import pathlib
 import subprocess
@@ -7,7 +8,9 @@ import sys
 
 import pytest
 
-_ROOT = pathlib.Path(__file__).parents[1]
+from infnerf_jax import command
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 _PROGRAM = """
 '''Prints what it is told.'''
 import sys
@@ -140,3 +143,21 @@ def test_sigterm_ends_in_order_also_after_colmap_was_imported():
   assert done.returncode == 143
   assert 'cleaned up' in done.stdout
   assert done.stderr.strip() == 'terminated'
+
+
+@pytest.mark.parametrize(
+    'place, level, shown',
+    [
+        ('infnerf_jax/training/loop.py', 'INFO', True),
+        ('experiments/train.py', 'INFO', True),
+        ('.venv/lib/python3.11/site-packages/orbax/save.py', 'INFO', False),
+        ('.venv/lib/python3.11/site-packages/orbax/save.py', 'WARNING', True),
+        ('../elsewhere/jax/thing.py', 'INFO', False),
+    ],
+)
+def test_libraries_chatter_is_not_shown(place, level, shown):
+  """Also where they lie below the checkout, as README's .venv does."""
+  record = logging.LogRecord(
+      'x', getattr(logging, level), str(_ROOT / place), 1, 'text', (), None
+  )
+  assert command._is_ours_or_serious(record) == shown
