@@ -43,6 +43,16 @@ def make_frame(octree, **changes) -> working_set.Frame:
   return frame._replace(**changes)
 
 
+def _shows_its_corners(distortion, radius) -> bool:
+  """Whether a fisheye's angle grows up to a radius in units of its focal."""
+  angle = np.linspace(0, np.pi, 1000)
+  powers = angle[:, None] ** (2 * np.arange(1, 5))
+  distorted = angle * (1 + powers @ distortion)
+  return bool(np.all(np.diff(np.minimum(distorted, radius * 1.05)) >= 0)) and (
+      distorted.max() >= radius * 1.05
+  )
+
+
 def random_camera(rng, kind) -> cameras_lib.Cameras:
   center = ROOT_MIN + SIDE / 2
   distance = SIDE * 2.0 ** rng.uniform(-5, 3)
@@ -59,6 +69,8 @@ def random_camera(rng, kind) -> cameras_lib.Cameras:
     width = height = max(width, height)
     focal = width / np.radians(rng.uniform(60, 150))
     distortion = rng.uniform(-0.002, 0.002, 4)
+    if not _shows_its_corners(distortion, np.hypot(width, height) / 2 / focal):
+      distortion = ()
   elif rng.uniform() < 0.5:
     distortion = (-0.1, 0.02, 0.001, -0.001)
     focal = max(focal, 0.8 * max(width, height))
