@@ -169,6 +169,9 @@ class Viewer:
 
   def _pointer(self, tab: str, place: dict[str, Any]) -> dict[str, Any]:
     here = self._tabs.get(tab)
+    if here is None and len(self._sessions) == 1:
+      # A page whose own socket does not carry the tab's name.
+      (here,) = list(self._sessions.values())[:1]
     return here.pointer(place) if here is not None else {}
 
   def describe_place(self, point, gsd: float) -> str:

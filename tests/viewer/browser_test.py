@@ -120,10 +120,11 @@ def test_scale_bar_and_pointer(page, viewer):
   _wait_picture(page)
   _until(lambda: _settled(viewer))
   tip = page.locator('#infnerf-pointer')
-  columns = itertools.cycle((250, 260))
+  # As a hand that does not rest, until there is something under it.
+  columns = itertools.cycle(range(150, 560, 50))
 
   def pointed():
-    page.mouse.move(next(columns), 300)  # as a hand that does not rest
+    page.mouse.move(next(columns), 300)
     return 'GSD' in (tip.text_content() or '')
 
   _until(pointed)

@@ -105,9 +105,17 @@ def test_the_pointers_socket(viewer):
       pointer.send('[1')
       with pytest.raises(ws_errors.ConnectionClosed):
         pointer.recv(timeout=10)
-    with ws.connect(f'ws://127.0.0.1:{viewer.port}/pointer?tab=x') as stranger:
+    # A socket that names no known tab is that of the only client; of two,
+    # nobody knows which.
+    address = f'ws://127.0.0.1:{viewer.port}/pointer?tab=x'
+    with ws.connect(address) as stranger:
       stranger.send('{}')
-      assert json.loads(stranger.recv(timeout=10)) == {}
+      assert 'bar' in json.loads(stranger.recv(timeout=10))
+      with socket_client.Client(viewer.port) as second:
+        second.look(*_FAR)
+        second.picture(width=96)
+        stranger.send('{}')
+        assert json.loads(stranger.recv(timeout=10)) == {}
 
 
 def test_ten_clients_one_of_which_vanishes(viewer):
