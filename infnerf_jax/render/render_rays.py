@@ -160,7 +160,7 @@ def locate_round(key, model, spec, rays, sdist, limits, options, bias):
         model.occupancy, rays, t, spec.root_side
     )
     if options.opaque_end:  # what is met last shows whatever its density
-      skipped = skipped.at[:, -1].set(False)
+      skipped &= ~sampling.is_last(tdist)
     empty |= skipped
   slot = jnp.where(empty, -1, slot)
   samples = Samples(tdist, sdist, t, position, slot, node_id, level)
