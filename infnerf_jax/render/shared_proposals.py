@@ -60,12 +60,10 @@ def proposal_round(
   shape = rays.cone_slope.shape[:-1]
   sdist = sampling.stratified(None, shape, options.num_samples[0])
   limits = render_rays.ray_limits(model, spec, rays, options)
-  samples = render_rays.locate_round(
-      None, model, spec, rays, sdist, limits, options, options.proposal_bias
-  )
-  if looks is None:
-    return samples
-  return samples._replace(slot=jnp.where(looks, samples.slot, -1))
+  return render_rays.locate_round(
+      None, model, spec, rays, sdist, limits, options, options.proposal_bias,
+      wanted=looks,
+  )  # fmt: skip
 
 
 def corners_largest(weights, columns, first):
@@ -154,10 +152,9 @@ def last_round(
   """
   limits = render_rays.ray_limits(model, spec, rays, options)
   samples = render_rays.locate_round(
-      None, model, spec, rays, sdist, limits, options, 0.0
-  )
-  has_length = samples.tdist[:, 1:] > samples.tdist[:, :-1]
-  samples = samples._replace(slot=jnp.where(has_length, samples.slot, -1))
+      None, model, spec, rays, sdist, limits, options, 0.0,
+      wanted=sdist[:, 1:] > sdist[:, :-1],
+  )  # fmt: skip
   return render_rays.with_coarse(
       samples, model, spec, rays, options.level_policy
   )
