@@ -124,7 +124,7 @@ def resample(
     padding: added to every weight, as a share of a uniform histogram, so
       that no interval is ever out of reach.
     draw: (key, shape) to uniform numbers.
-    counts: [..., 1] int32, 1 to S': so many intervals are drawn, the others
+    counts: [..., 1] int32, 2 to S': so many intervals are drawn, the others
       have no length and lie behind them; None: all are. Without a key only.
 
   Returns:

@@ -126,11 +126,14 @@ def _sample_counts(weights, options):
   """[T, 1] int32 samples of tiles; None: all have `num_samples`."""
   if not options.samples_per_interval:
     return None
-  share = weights / jnp.maximum(jnp.sum(weights, -1, keepdims=True), 1e-8)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  share = weights / jnp.maximum(total, 1e-8)
   # Equal weights in n intervals have the entropy log(n).
   entropy = -jnp.sum(share * jnp.log(jnp.maximum(share, 1e-12)), axis=-1)
   wanted = jnp.ceil(options.samples_per_interval * jnp.exp(entropy))
   num_samples = options.num_samples[-1]
+  # What no corner met may be anywhere.
+  wanted = jnp.where(total[:, 0] < _MIN_PROPOSAL, num_samples, wanted)
   least = min(_MIN_SAMPLES, num_samples)
   return jnp.clip(wanted, least, num_samples).astype(jnp.int32)[:, None]
 

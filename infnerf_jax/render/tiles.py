@@ -14,8 +14,10 @@ import numpy as np
 from infnerf_jax.render import ray_block as ray_block_lib
 from infnerf_jax.render import render_rays, shared_proposals
 
-# Blocks' sizes are multiples, so that few shapes are ever compiled.
-_BLOCK_STEP = 256
+# Sizes of blocks: the largest, its half, ...
+_HALVINGS = 4
+# Of a device call, in rays that look along their whole length.
+_CALL_COST = 128
 
 
 class Tiles(NamedTuple):
@@ -135,10 +137,14 @@ _tile_intervals = jax.jit(
 )
 
 
-def _even_block(num: int, ray_block: int) -> int:
-  """Size of equal blocks of at most `ray_block` that hold `num` rays."""
-  size = -(-num // -(-num // ray_block))
-  return min(-(-size // _BLOCK_STEP) * _BLOCK_STEP, ray_block)
+def _block_size(num: int, ray_block: int) -> int:
+  """Rays of blocks that hold `num`, at most `ray_block`, few of them idle.
+
+  One of a few sizes, whatever the picture: each is compiled.
+  """
+  sizes = [ray_block >> i for i in range(_HALVINGS)]
+  cost = lambda size: -(-num // size) * (size + _CALL_COST)
+  return min((size for size in sizes if size > 0), key=cost)
 
 
 def _corners(scene, options, place, stride, coarse=None):
@@ -149,7 +155,7 @@ def _corners(scene, options, place, stride, coarse=None):
   columns = -(-crop[2] // stride) + 1 - left
   rows = -(-crop[3] // stride) + 1 - top
   weights, touched = [], False
-  ray_block = _even_block(columns * rows, ray_block)
+  ray_block = _block_size(columns * rows, ray_block)
   for start in range(0, columns * rows, ray_block):
     integers = (start, left, top, columns, columns * rows)
     block = ray_block_lib.Block(
@@ -216,7 +222,7 @@ def make_tiles(
     coarse, touched = _corners(scene, options, place, first)
   corners, slots = _corners(scene, options, place, stride, coarse)
   columns, rows = corners.columns - 1, corners.rows - 1
-  block, sdist = _even_block(columns * rows, ray_block), []
+  block, sdist = _block_size(columns * rows, ray_block), []
   for start in range(0, columns * rows, block):
     tile = np.minimum(np.arange(start, start + block), columns * rows - 1)
     largest = corners.of_tiles(
