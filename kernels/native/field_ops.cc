@@ -8,6 +8,7 @@
 
 #include "lookup.h"
 #include "mlp.h"
+#include "pages.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -81,6 +82,7 @@ struct Kept {
 void forward(const Call& call, const int64_t* layout, float* raw,
              const Kept& kept) {
   auto [rgb, stored, geometry] = kept;
+  use_large_pages(call.table, 4 * call.num_slots * call.rows * F);
   const Sorted sorted =
       sort_by_slot(call.slot, call.samples, call.num_slots);
   const auto chunks = make_chunks(sorted, CHUNK);
