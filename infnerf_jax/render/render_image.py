@@ -249,8 +249,9 @@ def _block_renderer(
 
   def begin(crop, pixel_size, rays):
     tiles, touched = tiles_lib.make_tiles(
-        model, spec, shared[0], options, crop, pixel_size, rays
-    )
+        model, spec, shared[0], options, crop, pixel_size, rays,
+        counts='statistics' in names,
+    )  # fmt: skip
 
     def render(block, rays):
       sdist = None if tiles is None else tiles.of_pixels(block, rays)

@@ -88,10 +88,20 @@ _largest = jax.jit(shared_proposals.corners_largest)
 
 
 @functools.partial(
-    jax.jit, static_argnames=('spec', 'options', 'stride', 'ray_block')
+    jax.jit,
+    static_argnames=('spec', 'options', 'stride', 'ray_block', 'counts'),
 )
 def propose_block(
-    model, cameras, block, largest=None, *, spec, options, stride, ray_block
+    model,
+    cameras,
+    block,
+    largest=None,
+    *,
+    spec,
+    options,
+    stride,
+    ray_block,
+    counts=False,
 ):
   """Proposal weights at one block of tiles' corners.
 
@@ -106,9 +116,10 @@ def propose_block(
     options: sampling.
     stride: pixels along a tile.
     ray_block: rays.
+    counts: whether touched slots are wanted.
 
   Returns:
-    ([ray_block, S] float16 weights, [num_slots] bool touched slots).
+    ([ray_block, S] float16 weights, [num_slots] bool touched slots or None).
   """
   # Places count tiles here; the footprint is a pixel's.
   tiles = block._replace(pixel_size=block.pixel_size * stride)
@@ -125,11 +136,11 @@ def propose_block(
   weights = render_rays.proposal_weights(
       model, spec, samples, stop_below=options.stop_below
   )
-  num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
-  return (
-      weights.astype(jnp.float16),
-      ray_block_lib.touched_slots((samples,), is_real, num_slots),
-  )
+  touched = None
+  if counts:
+    num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
+    touched = ray_block_lib.touched_slots((samples,), is_real, num_slots)
+  return weights.astype(jnp.float16), touched
 
 
 _tile_intervals = jax.jit(
@@ -147,14 +158,14 @@ def _block_size(num: int, ray_block: int) -> int:
   return min((size for size in sizes if size > 0), key=cost)
 
 
-def _corners(scene, options, place, stride, coarse=None):
-  """(Corners `stride` apart that a crop's tiles have, touched slots)."""
+def _corners(scene, options, place, stride, coarse=None, *, counts=False):
+  """(Corners `stride` apart that a crop has, touched slots by block)."""
   (model, spec, cameras), (crop, pixel_size, ray_block) = scene, place
   # Tiles are those of the whole picture, whatever is cropped.
   left, top = crop[0] // stride, crop[1] // stride
   columns = -(-crop[2] // stride) + 1 - left
   rows = -(-crop[3] // stride) + 1 - top
-  weights, touched = [], False
+  weights, touched = [], []
   ray_block = _block_size(columns * rows, ray_block)
   for start in range(0, columns * rows, ray_block):
     integers = (start, left, top, columns, columns * rows)
@@ -169,9 +180,10 @@ def _corners(scene, options, place, stride, coarse=None):
     part, slots = propose_block(
         model, cameras, block, largest,
         spec=spec, options=options, stride=stride, ray_block=ray_block,
+        counts=counts,
     )  # fmt: skip
     weights.append(part)
-    touched = touched | np.asarray(slots)
+    touched.append(slots)
   weights = jnp.concatenate(weights)
   return Corners(weights, columns, rows, left, top), touched
 
@@ -196,7 +208,7 @@ def check(options: render_rays.RenderOptions) -> None:
 
 
 def make_tiles(
-    model, spec, cameras, options, crop, pixel_size, ray_block
+    model, spec, cameras, options, crop, pixel_size, ray_block, *, counts=False
 ) -> tuple[Tiles | None, np.ndarray | bool]:
   """Intervals of a picture's tiles.
 
@@ -208,19 +220,20 @@ def make_tiles(
     crop: left, top, right, bottom in pixels.
     pixel_size: width of a pixel in full-size pixels.
     ray_block: rays of one device call.
+    counts: whether touched slots are wanted.
 
   Returns:
-    (Tiles, None where pixels do not share proposals; touched slots).
+    (Tiles, None where pixels do not share proposals; [num_slots] bool touched
+    slots or False).
   """
   if options.proposal_stride == 1:
     return None, False
   check(options)
   scene, place = (model, spec, cameras), (crop, pixel_size, ray_block)
   stride, first = options.proposal_stride, options.first_stride
-  coarse, touched = None, False
-  if first > stride:
-    coarse, touched = _corners(scene, options, place, first)
-  corners, slots = _corners(scene, options, place, stride, coarse)
+  corners_of = functools.partial(_corners, scene, options, place, counts=counts)
+  coarse, touched = corners_of(first) if first > stride else (None, [])
+  corners, more = corners_of(stride, coarse)
   columns, rows = corners.columns - 1, corners.rows - 1
   block, sdist = _block_size(columns * rows, ray_block), []
   for start in range(0, columns * rows, block):
@@ -229,4 +242,7 @@ def make_tiles(
         tile % columns + corners.left, tile // columns + corners.top
     )
     sdist.append(_tile_intervals(largest, options=options))
-  return Tiles(jnp.concatenate(sdist), columns, stride), touched | slots
+  tiles = Tiles(jnp.concatenate(sdist), columns, stride)
+  if not counts:
+    return tiles, False
+  return tiles, np.logical_or.reduce([np.asarray(t) for t in touched + more])
