@@ -64,6 +64,7 @@ def _variants(loaded, skipping) -> dict[str, _Variant]:
   fast = shared_proposals.fast(exact)
   shown = dict(min_weight=fast.min_weight)
   stop = dict(stop_below=_STOP_BELOW)
+  tiles = dict(first_stride=8, proposal_stride=4)
   ways = {
       'exact': _Variant(loaded, exact),
       'occupancy': _Variant(skipping, exact),
@@ -76,8 +77,9 @@ def _variants(loaded, skipping) -> dict[str, _Variant]:
       'fast, first look 8 apart': _Variant(
           loaded, change(fast, first_stride=8)
       ),
-      'fast, tiles of 4 x 4': _Variant(
-          loaded, change(fast, first_stride=8, proposal_stride=4)
+      'fast, tiles of 4 x 4': _Variant(loaded, change(fast, **tiles)),
+      'fast, tiles of 4 x 4, 5 samples an interval': _Variant(
+          loaded, change(fast, **tiles, samples_per_interval=5.0)
       ),
   }  # fmt: skip
   for samples in _SAMPLES_PER_INTERVAL:
