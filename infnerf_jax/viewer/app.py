@@ -97,7 +97,6 @@ class Viewer:
     self.photo_names = tuple(loaded.photo_names)
     self.cameras = loaded.cameras
     self._sessions: dict[int, session.Session] = {}
-    self._tabs: dict[str, session.Session] = {}
     self._closed = threading.Event()
     self.loop = render_loop.RenderLoop(renders)
     try:
@@ -155,24 +154,20 @@ class Viewer:
     web.deny_uploads(client._websock_connection)
     here = session.Session(self, client)
     self._sessions[client.client_id] = here
-    if tab := web.TAB.get():
-      self._tabs[tab] = here
     client.camera.on_update(_camera_listener(here))
     panels.build(here)
     width, height = client.camera.image_width, client.camera.image_height
     here.go_to(self.first_view(max(1, int(width)), max(1, int(height))))
 
   async def _disconnect(self, client) -> None:
-    here = self._sessions.pop(client.client_id, None)
-    self._tabs = {t: s for t, s in self._tabs.items() if s is not here}
+    self._sessions.pop(client.client_id, None)
     self.loop.remove(client.client_id)
 
-  def _pointer(self, tab: str, place: dict[str, Any]) -> dict[str, Any]:
-    here = self._tabs.get(tab)
-    if here is None and len(self._sessions) == 1:
-      # A page whose own socket does not carry the tab's name.
-      (here,) = list(self._sessions.values())[:1]
-    return here.pointer(place) if here is not None else {}
+  def _pointer(self, place: dict[str, Any]) -> dict[str, Any]:
+    for here in self.sessions():
+      if here.name == place.get('session'):
+        return here.pointer(place)
+    return {}
 
   def describe_place(self, point, gsd: float) -> str:
     """A point and its ground sampling distance as lines for the pointer."""

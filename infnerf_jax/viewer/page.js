@@ -1,18 +1,6 @@
 // What the viewer adds to viser's page: a scale bar and the ground sampling
 // distance and coordinates under the pointer, over a socket of their own.
 (() => {
-  // A name for this tab joins its two sockets on the server.
-  const tab = Array.from(crypto.getRandomValues(new Uint8Array(12)),
-                         (b) => b.toString(16).padStart(2, '0')).join('');
-  const Plain = window.WebSocket;
-  window.WebSocket = class extends Plain {
-    constructor(address, protocols) {
-      const url = new URL(address, window.location.href);
-      url.searchParams.delete('token');
-      url.searchParams.set('tab', tab);
-      super(url.href, protocols);
-    }
-  };
   // The token is in a cookie by now: keep it out of histories and screens.
   const here = new URL(window.location.href);
   if (here.searchParams.has('token')) {
@@ -69,10 +57,15 @@
       tip.style.display = pointer && answer.text ? '' : 'none';
       tip.textContent = answer.text || '';
     };
+    // viser's socket is a worker's: what this page is called there comes
+    // with its panel, and another one where the server was away.
+    let session = '';
     const ask = () => {
-      if (waiting || !socket || socket.readyState !== 1) return;
+      const mark = document.getElementById('infnerf-session');
+      if (mark) session = mark.dataset.name;
+      if (waiting || !session || !socket || socket.readyState !== 1) return;
       waiting = true;
-      socket.send(JSON.stringify(pointer || {}));
+      socket.send(JSON.stringify({session, ...pointer}));
     };
     const connect = () => {
       const address = new URL('pointer', window.location.href);

@@ -30,6 +30,10 @@ _PHOTO_SHARE = 0.02  # of the root's side: a photo's frustum
 
 def build(here) -> None:
   """Makes all panels of a session."""
+  # What a client's panel holds reaches its page alone: page.js reads it.
+  here.client.gui.add_html(
+      f'<span id="infnerf-session" data-name="{here.name}" hidden></span>'
+  )
   tabs = here.client.gui.add_tab_group()
   with tabs.add_tab('View'):
     _view_panel(here)

@@ -7,7 +7,6 @@ that no longer makes it is refused rather than left open.
 """
 
 import contextlib
-import contextvars
 import http
 import io
 import json
@@ -27,8 +26,6 @@ from websockets.http11 import Response
 from infnerf_jax import errors
 from infnerf_jax.viewer import guard as guard_lib
 
-# The tab whose socket the running task serves, '' without one.
-TAB = contextvars.ContextVar('tab', default='')
 POINTER_PATH = '/pointer'
 _MAX_CLIENTS = 64
 _SCRIPT = pathlib.Path(__file__).with_name('page.js')
@@ -116,23 +113,21 @@ def _process_request(original, guard: guard_lib.Guard):
   return process
 
 
-def _handler(original, answer: Callable[[str, dict[str, Any]], Any]):
+def _handler(original, answer: Callable[[dict[str, Any]], Any]):
   """A wrapper of viser's sockets that adds the pointer's."""
   num_open = 0
 
   async def handle(connection):
     nonlocal num_open
     url = urllib.parse.urlsplit(connection.request.path)
-    tab = urllib.parse.parse_qs(url.query).get('tab', [''])[0][:64]
     if num_open >= 2 * _MAX_CLIENTS:
       await connection.close(1013, 'too many clients')
       return
     num_open += 1
     try:
       if url.path == POINTER_PATH:
-        await _serve_pointer(connection, tab, answer)
+        await _serve_pointer(connection, answer)
       else:
-        TAB.set(tab)
         await original(connection)
     except websockets.exceptions.ConnectionClosed:
       pass
@@ -146,13 +141,13 @@ def _handler(original, answer: Callable[[str, dict[str, Any]], Any]):
   return handle
 
 
-async def _serve_pointer(connection, tab, answer):
+async def _serve_pointer(connection, answer):
   """Answers where the pointer is with what is there."""
   async for message in connection:
     place = json.loads(message)
     if not isinstance(place, dict):
       raise ValueError('got no object')
-    await connection.send(json.dumps(answer(tab, place)))
+    await connection.send(json.dumps(answer(place)))
 
 
 @contextlib.contextmanager
@@ -184,7 +179,7 @@ def start_server(
     *,
     token: str,
     label: str,
-    answer: Callable[[str, dict[str, Any]], Any],
+    answer: Callable[[dict[str, Any]], Any],
 ) -> viser.ViserServer:
   """Starts viser's server behind the guard.
 
@@ -193,8 +188,9 @@ def start_server(
     port: 0 is any free one.
     token: '' asks for none.
     label: of the control panel.
-    answer: takes a tab's name and where its pointer is (`u`, `v`, or nothing);
-      returns JSON for the page. Runs in the server's event loop.
+    answer: takes whose page asks (`session`) and where its pointer is (`u`,
+      `v`, or nothing); returns JSON for the page. Runs in the server's event
+      loop.
 
   Returns:
     ViserServer.

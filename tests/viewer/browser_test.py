@@ -135,7 +135,8 @@ def test_scale_bar_and_pointer(page, viewer):
 def test_panels_change_the_picture(page, viewer):
   before = _wait_picture(page)
   _until(lambda: _settled(viewer))
-  page.get_by_label('Show').first.click()
+  # Exactly: switches of viser's own are labelled by what they show.
+  page.get_by_label('Show', exact=True).click()
   page.get_by_role('option', name='level').click()
   _until(lambda: np.abs(_scene(page) - before).mean() > 3)
   page.get_by_role('button', name='From above, north up').click()

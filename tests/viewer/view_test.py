@@ -1,5 +1,6 @@
 """The whole viewer over sockets: pictures, newer states, who is kept out."""
 
+import functools
 import json
 import os
 import pathlib
@@ -48,7 +49,13 @@ def _until(accept, seconds=20.0):
 
 
 def _session(viewer, client):
-  return viewer._tabs[client.tab]
+  (here,) = (s for s in viewer.sessions() if s.name == client.session)
+  return here
+
+
+def _is_seen_from(viewer, client, position) -> bool:
+  shown = _session(viewer, client).shown
+  return np.allclose(shown.view.position, viewer.place.to_world(position))
 
 
 def test_a_picture_arrives_and_changes_with_the_camera(viewer):
@@ -74,8 +81,7 @@ def test_the_picture_is_the_scene_from_the_browsers_camera(viewer, workdir):
     client.look(*_NEAR)
     here = _session(viewer, client)
     _until(
-        lambda: here.shown.final
-        and np.allclose(here.shown.view.position, position)
+        lambda: here.shown.final and _is_seen_from(viewer, client, _NEAR[0])
     )
     shown, found = here.shown, client.last_picture()
   pose = cameras_lib.look_at(position, viewer.place.to_world(_NEAR[1]))
@@ -92,30 +98,43 @@ def test_the_pointers_socket(viewer):
   with socket_client.Client(viewer.port) as client:
     client.look(*_FAR)
     client.picture(width=96)
-    address = f'ws://127.0.0.1:{viewer.port}/pointer?tab={client.tab}'
-    with ws.connect(address) as pointer:
-      pointer.send('{}')
-      answer = json.loads(pointer.recv(timeout=10))
-      assert 0 < answer['bar']['share'] <= 0.2 and answer['bar']['text']
-      pointer.send(json.dumps({'u': 0.5, 'v': 0.5}))
-      text = json.loads(pointer.recv(timeout=10))['text']
+    mine = {'session': client.session}
+    with ws.connect(f'ws://127.0.0.1:{viewer.port}/pointer') as pointer:
+
+      def answer(place):
+        pointer.send(json.dumps(place))
+        return json.loads(pointer.recv(timeout=10))
+
+      bar = answer(mine)['bar']
+      assert 0 < bar['share'] <= 0.2 and bar['text']
+      text = answer({**mine, 'u': 0.5, 'v': 0.5})['text']
       assert 'GSD' in text and 'E 512' in text and 'N 5411' in text
-      pointer.send(json.dumps({'u': 7, 'v': None}))
-      assert 'text' not in json.loads(pointer.recv(timeout=10))
+      assert 'text' not in answer({**mine, 'u': 7, 'v': None})
+      for stranger in ({}, {'session': 'x'}, {'session': [1]}):
+        assert answer({**stranger, 'u': 0.5, 'v': 0.5}) == {}
       pointer.send('[1')
       with pytest.raises(ws_errors.ConnectionClosed):
         pointer.recv(timeout=10)
-    # A socket that names no known tab is that of the only client; of two,
-    # nobody knows which.
-    address = f'ws://127.0.0.1:{viewer.port}/pointer?tab=x'
-    with ws.connect(address) as stranger:
-      stranger.send('{}')
-      assert 'bar' in json.loads(stranger.recv(timeout=10))
-      with socket_client.Client(viewer.port) as second:
-        second.look(*_FAR)
-        second.picture(width=96)
-        stranger.send('{}')
-        assert json.loads(stranger.recv(timeout=10)) == {}
+
+
+def test_each_pages_pointer_reads_its_own_picture(viewer):
+  middle = {'u': 0.5, 'v': 0.5}
+  with (
+      socket_client.Client(viewer.port) as far,
+      socket_client.Client(viewer.port) as near,
+      ws.connect(f'ws://127.0.0.1:{viewer.port}/pointer') as pointer,
+  ):
+    for client, camera in ((far, _FAR), (near, _NEAR)):
+      client.look(*camera)
+      client.picture(width=96)  # sent to the first view
+      client.look(*camera)
+      _until(functools.partial(_is_seen_from, viewer, client, camera[0]))
+    sizes = []
+    for client in (far, near):
+      pointer.send(json.dumps({'session': client.session, **middle}))
+      answer = json.loads(pointer.recv(timeout=10))
+      sizes.append(answer['text'].splitlines()[0])
+    assert sizes[0] != sizes[1]
 
 
 def test_ten_clients_one_of_which_vanishes(viewer):
