@@ -107,7 +107,7 @@ class Viewer:
     except BaseException:
       self.loop.close()
       raise
-    self.server.scene.set_up_direction(tuple(map(float, around.up)))
+    self._begin_at_first_view()
     self.server.on_client_connect(self._connect)
     self.server.on_client_disconnect(self._disconnect)
     self._watcher = None
@@ -148,6 +148,16 @@ class Viewer:
         np.zeros(3), np.eye(3), 1.0, width, height, self.around.target
     )
     return views.of_photo(camera, blank, float(distance))
+
+  def _begin_at_first_view(self) -> None:
+    """Where pages begin, and where viser's "Reset View" goes."""
+    view, place = self.first_view(4, 3), self.place
+    camera = self.server.initial_camera
+    self.server.scene.set_up_direction(tuple(map(float, self.around.up)))
+    camera.position = place.from_world(view.position)
+    camera.look_at = place.from_world(view.target)
+    camera.up = -view.rotation[:, 1]
+    camera.fov = view.fov
 
   async def _connect(self, client) -> None:
     """A client is there; runs in the server's event loop."""

@@ -1,0 +1,26 @@
+"""Rows of how soon a browser shows a run; a browser is in tests/viewer."""
+
+import types
+
+import pytest
+
+from infnerf_jax.evaluation.bench import view_rows
+
+
+@pytest.mark.parametrize('seconds, passed', [(1.9, True), (2.1, False)])
+def test_the_median_is_held_against_the_promise(seconds, passed):
+  found = [
+      {'start': 4.0, 'first': first, 'again': 1.0}
+      for first in (0.5, seconds, 9.0)
+  ]
+  first, again, start = view_rows.rows(found)
+  assert first.name == 'view/first picture/wall' and first.value == seconds
+  assert first.passed is passed and first.rule == '<='
+  assert (again.value, start.value) == (1.0, 4.0)
+  assert again.passed is None and start.passed is None
+  assert first.detail == {'seconds': [0.5, seconds, 9.0]}
+
+
+def test_without_a_run_nothing_is_measured():
+  (row,) = view_rows.run(types.SimpleNamespace(scene=None))
+  assert row.value is None and '--workdir' in row.note
