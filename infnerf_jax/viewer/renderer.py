@@ -89,6 +89,14 @@ class Renderer:
     self.loaded, self._options = loaded, options
 
   @property
+  def limits(self) -> schedule.Limits:
+    """Of bands that the program of `warm` renders."""
+    return schedule.Limits(
+        render_image.CORNER_BLOCKS * self.ray_block,
+        self._options.proposal_stride,
+    )
+
+  @property
   def is_store(self) -> bool:
     return hasattr(self.loaded, 'pager')
 

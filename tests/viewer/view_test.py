@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ import infnerf_jax  # noqa: E402
 from infnerf_jax import errors, view  # noqa: E402
 from infnerf_jax.geometry import cameras as cameras_lib  # noqa: E402
 from infnerf_jax.products import store_export  # noqa: E402
-from infnerf_jax.viewer import guard  # noqa: E402
+from infnerf_jax.viewer import guard, jobs, schedule, views  # noqa: E402
 from tests.viewer import socket_client, tiny_run  # noqa: E402
 
 _FAR = ((30.0, 5.0, 12.0), (0.0, 0.0, 0.0))
@@ -92,6 +93,35 @@ def test_the_picture_is_the_scene_from_the_browsers_camera(viewer, workdir):
   expected = infnerf_jax.load(workdir).render(camera).rgb
   # Proposals are shared, and JPEG takes its part.
   assert np.abs(found - 255 * expected).mean() < 6
+
+
+@pytest.fixture
+def compiled(caplog):
+  """Names of programs that were compiled so far."""
+  jax.config.update('jax_log_compiles', True)
+  yield lambda: [m for m in caplog.messages if m.startswith('Compiling')]
+  jax.config.update('jax_log_compiles', False)
+
+
+@pytest.mark.parametrize(
+    'width, height, speed', [(900, 600, 1e4), (900, 600, 2e5), (317, 401, 4e4)]
+)
+def test_no_canvas_and_no_speed_compiles_another_program(
+    viewer, compiled, width, height, speed
+):
+  camera = views.to_camera(
+      viewer.first_view(width, height), viewer.box, viewer.near
+  )
+  stages = schedule.stages(
+      width, height, rays_per_second=speed, max_pixels=1_500_000,
+      limits=viewer.loop.call(lambda r: r.limits).result(),
+  )  # fmt: skip
+  for stage in (stages[0], stages[-1]):
+    viewer.loop.call(
+        lambda r, s: r.band(camera, s, s.bands[0], viewer.appearance), stage
+    ).result()
+  jobs.picture(viewer.loop, camera, viewer.appearance, max_width=160)
+  assert not compiled()
 
 
 def test_the_pointers_socket(viewer):
