@@ -146,9 +146,9 @@ def _walk(command, folder):
 def _browse(address):
   """Chromium shows the scene, and something else once it was turned."""
   with chromium.launch() as browser:
-    page = browser.new_page(viewport=chromium.WINDOW)
-    page.goto(address)
-    before = chromium.picture(page)
+    page = chromium.open_page(browser, address)
+    chromium.first_picture(page)
+    before = chromium.scene(page)
     page.mouse.move(300, 300)
     page.mouse.down()
     page.mouse.move(420, 330, steps=6)

@@ -42,10 +42,11 @@ def open_page(browser, viewer):
   pages = []
 
   def open_one(width=900, height=600):
-    page = browser.new_page(viewport={'width': width, 'height': height})
-    pages.append(page)
-    page.goto(f'http://127.0.0.1:{viewer.port}/')
-    return page
+    address = f'http://127.0.0.1:{viewer.port}/'
+    pages.append(
+        chromium.open_page(browser, address, width=width, height=height)
+    )
+    return pages[-1]
 
   yield open_one
   for page in pages:
@@ -63,7 +64,7 @@ def _is_other(page, before) -> bool:
 
 def test_the_page_shows_the_scene_and_follows_the_mouse(open_page, viewer):
   page = open_page()
-  chromium.picture(page)
+  chromium.first_picture(page)
   chromium.until(lambda: _settled(viewer))
   before = chromium.scene(page)
   page.mouse.move(300, 300)
@@ -77,7 +78,7 @@ def test_the_page_shows_the_scene_and_follows_the_mouse(open_page, viewer):
 def test_scale_bar_and_pointer_of_two_pages(open_page, viewer):
   pages = open_page(), open_page()
   for page in pages:
-    chromium.picture(page)
+    chromium.first_picture(page)
   chromium.until(lambda: _settled(viewer))
   # The second looks from far away.
   pages[1].mouse.move(300, 300)
@@ -108,7 +109,7 @@ def _point(page) -> str:
 
 def test_panels_change_the_picture(open_page, viewer):
   page = open_page()
-  chromium.picture(page)
+  chromium.first_picture(page)
   chromium.until(lambda: _settled(viewer))
   before = chromium.scene(page)
   # Exactly: switches of viser's own are labelled by what they show.

@@ -11,8 +11,7 @@ from typing import Any, Callable, Iterator
 import numpy as np
 from PIL import Image
 
-# Of the window. The rest of the page is the panel's.
-WINDOW = {'width': 900, 'height': 600}
+# Of a window of 900 x 600, where no panel is.
 _SCENE = {'x': 50, 'y': 100, 'width': 450, 'height': 450}
 _NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
 _CACHE = '~/.cache/ms-playwright/chromium*/chrome-linux*/'
@@ -22,8 +21,38 @@ _ARGS = (
 )  # fmt: skip
 # Software rendering beside other work is slow; what never comes still fails.
 PATIENCE = 240.0  # seconds
-# Grey levels: a page without a picture has one colour where no panel is.
-_LEAST_SPREAD = 5
+# Notes on the page's own clock, which begins with its navigation, when the
+# canvas is covered by more than one colour. A screenshot would take a second
+# of its own.
+_WATCH = """
+(() => {
+  const drawn = new Set();
+  const get = HTMLCanvasElement.prototype.getContext;
+  HTMLCanvasElement.prototype.getContext = function(kind, options) {
+    if (kind.startsWith('webgl')) {
+      options = {...options, preserveDrawingBuffer: true};
+      drawn.add(this);
+    }
+    return get.call(this, kind, options);
+  };
+  const timer = setInterval(() => {
+    const canvas = [...drawn].find((c) => c.isConnected && c.width);
+    if (!canvas) return;
+    const copy = document.createElement('canvas');
+    copy.width = copy.height = 16;
+    const context = copy.getContext('2d');
+    context.drawImage(canvas, 0, 0, 16, 16);
+    const pixels = context.getImageData(0, 0, 16, 16).data;
+    const of = (channel) => pixels.filter((_, i) => i % 4 === channel);
+    const green = of(1);
+    if (Math.min(...of(3)) === 255 &&
+        Math.max(...green) - Math.min(...green) > 20) {
+      window.firstPicture = performance.now();
+      clearInterval(timer);
+    }
+  }, 20);
+})();
+"""
 
 
 def missing() -> str:
@@ -56,8 +85,32 @@ def launch() -> Iterator[Any]:
     browser.close()
 
 
+def open_page(browser, address: str, *, width: int = 900, height: int = 600):
+  """A page of playwright's on its way to an address."""
+  page = browser.new_page(viewport={'width': width, 'height': height})
+  page.add_init_script(_WATCH)
+  page.goto(address, wait_until='commit')
+  return page
+
+
+def first_picture(page, seconds: float = PATIENCE) -> float:
+  """Waits for it.
+
+  Args:
+    page: of `open_page`.
+    seconds: at most.
+
+  Returns:
+    Seconds from the page's navigation until its canvas showed a picture.
+  """
+  found = page.wait_for_function(
+      'window.firstPicture', polling=50, timeout=1e3 * seconds
+  )
+  return found.json_value() / 1e3
+
+
 def scene(page) -> np.ndarray:
-  """What a page of `WINDOW` shows where no panel is, [H, W, 3] int."""
+  """What a page of 900 x 600 shows where no panel is, [H, W, 3] int."""
   data = page.screenshot(clip=_SCENE)
   return np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(int)
 
@@ -81,15 +134,3 @@ def until(accept: Callable[[], Any], seconds: float = PATIENCE) -> Any:
       raise TimeoutError(f'nothing came for {seconds:g} s')
     time.sleep(0.02)
   return value
-
-
-def picture(page, seconds: float = PATIENCE) -> np.ndarray:
-  """`scene` as soon as it shows more than one colour."""
-  # Before, there is nothing that a screenshot could be taken of.
-  page.wait_for_selector('canvas', timeout=1e3 * seconds)
-
-  def seen():
-    found = scene(page)
-    return (found,) if found.std() > _LEAST_SPREAD else None
-
-  return until(seen, seconds)[0]

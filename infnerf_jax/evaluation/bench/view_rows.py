@@ -1,8 +1,8 @@
 """Suite `view`: how soon a browser shows a run.
 
-The command starts anew in every round, in a process of its own, and Chromium
-draws on the same cores. A picture counts when a screenshot of the page shows
-it, not when it was sent.
+The command starts anew in every round, in a process of its own, and so does
+Chromium, which draws on the same cores. A picture counts when the page's canvas
+shows it, not when it was sent.
 """
 
 import contextlib
@@ -50,11 +50,8 @@ def _round(browser, workdir) -> dict[str, float]:
   with _viewer(workdir) as port:
     seconds['start'] = time.monotonic() - start
     for name in ('first', 'again'):
-      page = browser.new_page(viewport=chromium.WINDOW)
-      opened = time.monotonic()
-      page.goto(f'http://127.0.0.1:{port}/', wait_until='commit')
-      chromium.picture(page)
-      seconds[name] = time.monotonic() - opened
+      page = chromium.open_page(browser, f'http://127.0.0.1:{port}/')
+      seconds[name] = chromium.first_picture(page)
       page.close()
   return seconds
 
@@ -68,11 +65,14 @@ def measure(workdir, *, rounds: int = _ROUNDS) -> list[dict[str, float]]:
 
   Returns:
     A round each, seconds: `start` from the command to the address that it
-    prints, `first` from there to a picture in the page, `again` the same of a
-    second page.
+    prints, `first` from the page's navigation to a picture in it, `again` the
+    same of a second page.
   """
-  with chromium.launch() as browser:
-    return [_round(browser, workdir) for _ in range(rounds)]
+  found = []
+  for _ in range(rounds):
+    with chromium.launch() as browser:
+      found.append(_round(browser, workdir))
+  return found
 
 
 def run(context: Any) -> list[harness.Row]:
@@ -100,7 +100,8 @@ def rows(found: list[dict[str, float]]) -> list[harness.Row]:
   """Rows of what was measured; see `measure`."""
   middle = {k: statistics.median(r[k] for r in found) for k in found[0]}
   notes = {
-      'first': 'from opening the page to a picture that a screenshot shows',
+      'first': "from a page's navigation, the first of its browser, to a"
+               ' picture in it',
       'again': 'the same of a second page',
       'start': 'from the command to the address that it prints',
   }
