@@ -11,14 +11,18 @@ from absl import logging
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.viewer import (
-    measure,
-    panels,
-    render_loop,
-    renderer,
-    session,
-    views,
-    web,
-)
+  measure,
+  panels,
+  pictures,
+  render_loop,
+  renderer,
+  session,
+  views,
+  web,
+)  # fmt: skip
+
+# Pixels of the picture that a page shows before it has said how large it is.
+_FIRST_SIZE = 160, 90
 
 
 class Surroundings(NamedTuple):
@@ -100,14 +104,14 @@ class Viewer:
     self._closed = threading.Event()
     self.loop = render_loop.RenderLoop(renders)
     try:
-      self.loop.call(lambda r: r.warm(self.appearance)).result()
+      first = self._first_picture()
       self.server = web.start_server(
           host, port, token=token, label='infnerf_jax', answer=self._pointer
       )
     except BaseException:
       self.loop.close()
       raise
-    self._begin_at_first_view()
+    self._begin_with(first)
     self.server.on_client_connect(self._connect)
     self.server.on_client_disconnect(self._disconnect)
     self._watcher = None
@@ -149,10 +153,20 @@ class Viewer:
     )
     return views.of_photo(camera, blank, float(distance))
 
-  def _begin_at_first_view(self) -> None:
-    """Where pages begin, and where viser's "Reset View" goes."""
-    view, place = self.first_view(4, 3), self.place
+  def _first_picture(self) -> np.ndarray:
+    """[H, W, 3] uint8 of the first view; compiles what all pictures take."""
+    view = self.first_view(*_FIRST_SIZE)
+    camera = views.to_camera(view, self.box, self.near)
+    image = self.loop.call(
+        lambda r: r.render(camera, 1.0, self.appearance)
+    ).result()
+    return pictures.to_bytes(image.rgb)
+
+  def _begin_with(self, picture: np.ndarray) -> None:
+    """What pages show from the start, and where "Reset View" goes."""
+    view, place = self.first_view(*_FIRST_SIZE), self.place
     camera = self.server.initial_camera
+    self.server.scene.set_background_image(picture, format='jpeg')
     self.server.scene.set_up_direction(tuple(map(float, self.around.up)))
     camera.position = place.from_world(view.position)
     camera.look_at = place.from_world(view.target)

@@ -51,6 +51,8 @@ class Client:
         **options,
     )
     self.messages = []
+    # What the server shows before it knows the client's canvas.
+    self.first = self.picture()
 
   def __enter__(self):
     return self
@@ -108,7 +110,7 @@ class Client:
     """The next picture [H, W, 3], of at least a width."""
     while True:
       message = self.wait_for(
-          # The server begins with none.
+          # viser's own beginning is none.
           lambda m: m['type'] == 'BackgroundImageMessage' and m['rgb_data'],
           seconds,
       )
