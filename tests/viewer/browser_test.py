@@ -9,6 +9,7 @@ pytest.importorskip('viser', reason='needs viser')
 
 from infnerf_jax import view  # noqa: E402
 from infnerf_jax.evaluation.bench import chromium, view_rows  # noqa: E402
+from infnerf_jax.products import camera_path  # noqa: E402
 from tests.viewer import tiny_run  # noqa: E402
 
 pytestmark = [
@@ -120,6 +121,33 @@ def test_panels_change_the_picture(open_page, viewer):
   chromium.until(lambda: viewer.sessions()[0].orthographic)
   page.get_by_role('tab', name='Octree').click()
   chromium.until(lambda: page.get_by_text('of 17 nodes').count())
+
+
+def test_photos_and_paths(open_page, viewer):
+  page = open_page()
+  chromium.first_picture(page)
+  chromium.until(lambda: _settled(viewer))
+  (here,) = viewer.sessions()
+  page.get_by_role('tab', name='Path').click()
+  page.get_by_role('button', name='Add this view').click()
+  chromium.until(lambda: page.get_by_text('1 views').count())
+  page.get_by_role('tab', name='Photos').click()
+  page.get_by_label('Show cameras').click(force=True)
+  page.get_by_role('button', name='Look from there').click()
+  place = viewer.cameras.cam_to_world[0, :, 3]
+  chromium.until(lambda: np.allclose(here.shown.view.position, place))
+  page.get_by_role('button', name='Compare with the photo').click()
+  # The run of this test has no photos to compare with.
+  chromium.until(lambda: page.get_by_text('expected').count())
+  page.get_by_role('tab', name='Path').click()
+  page.get_by_role('button', name='Add this view').click()
+  chromium.until(lambda: page.get_by_text('2 views').count())
+  with page.expect_download() as download:
+    page.get_by_role('button', name='Save camera_path.json').click()
+  path = camera_path.read_camera_path(
+      download.value.path().rename(download.value.path().with_suffix('.json'))
+  )
+  np.testing.assert_allclose(path.cameras.cam_to_world[-1, :, 3], place)
 
 
 def test_ten_tabs_and_one_that_goes(open_page, viewer):
