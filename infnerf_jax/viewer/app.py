@@ -106,12 +106,13 @@ class Viewer:
     try:
       first = self._first_picture()
       self.server = web.start_server(
-          host, port, token=token, label='infnerf_jax', answer=self._pointer
-      )
+          host, port, token=token, label='infnerf_jax', answer=self._pointer,
+          first=web.first_picture(first),
+      )  # fmt: skip
     except BaseException:
       self.loop.close()
       raise
-    self._begin_with(first)
+    self._begin_at_first_view()
     self.server.on_client_connect(self._connect)
     self.server.on_client_disconnect(self._disconnect)
     self._watcher = None
@@ -162,11 +163,10 @@ class Viewer:
     ).result()
     return pictures.to_bytes(image.rgb)
 
-  def _begin_with(self, picture: np.ndarray) -> None:
-    """What pages show from the start, and where "Reset View" goes."""
+  def _begin_at_first_view(self) -> None:
+    """Where pages begin, and where viser's "Reset View" goes."""
     view, place = self.first_view(*_FIRST_SIZE), self.place
     camera = self.server.initial_camera
-    self.server.scene.set_background_image(picture, format='jpeg')
     self.server.scene.set_up_direction(tuple(map(float, self.around.up)))
     camera.position = place.from_world(view.position)
     camera.look_at = place.from_world(view.target)

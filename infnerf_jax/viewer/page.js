@@ -28,6 +28,16 @@
     const tip = make('display:none;');
     tip.id = 'infnerf-pointer';
     let pointer = null, socket = null, waiting = false;
+    // The picture that came with the page gives way to the client's own: at
+    // its first answer that is on its way, and drawn a moment later.
+    let first = document.getElementById('infnerf-first');
+    const giveWay = () => {
+      if (!first) return;
+      const gone = first;
+      first = null;
+      window.setTimeout(() => { gone.style.opacity = 0; }, 200);
+      window.setTimeout(() => { gone.remove(); }, 600);
+    };
 
     window.addEventListener('pointermove', (event) => {
       const canvas = event.target;
@@ -47,6 +57,7 @@
     });
 
     const show = (answer) => {
+      if ('bar' in answer) giveWay();
       const canvas = document.querySelector('canvas');
       bar.style.display = answer.bar && canvas ? '' : 'none';
       if (answer.bar && canvas) {

@@ -147,7 +147,7 @@ def _browse(address):
   """Chromium shows the scene, and something else once it was turned."""
   with chromium.launch() as browser:
     page = chromium.open_page(browser, address)
-    chromium.first_picture(page)
+    chromium.picture_seconds(page)
     before = chromium.scene(page)
     page.mouse.move(300, 300)
     page.mouse.down()

@@ -65,7 +65,7 @@ def _is_other(page, before) -> bool:
 
 def test_the_page_shows_the_scene_and_follows_the_mouse(open_page, viewer):
   page = open_page()
-  chromium.first_picture(page)
+  chromium.picture_seconds(page)
   chromium.until(lambda: _settled(viewer))
   before = chromium.scene(page)
   page.mouse.move(300, 300)
@@ -79,7 +79,7 @@ def test_the_page_shows_the_scene_and_follows_the_mouse(open_page, viewer):
 def test_scale_bar_and_pointer_of_two_pages(open_page, viewer):
   pages = open_page(), open_page()
   for page in pages:
-    chromium.first_picture(page)
+    chromium.picture_seconds(page)
   chromium.until(lambda: _settled(viewer))
   # The second looks from far away.
   pages[1].mouse.move(300, 300)
@@ -110,7 +110,7 @@ def _point(page) -> str:
 
 def test_panels_change_the_picture(open_page, viewer):
   page = open_page()
-  chromium.first_picture(page)
+  chromium.picture_seconds(page)
   chromium.until(lambda: _settled(viewer))
   before = chromium.scene(page)
   # Exactly: switches of viser's own are labelled by what they show.
@@ -125,7 +125,7 @@ def test_panels_change_the_picture(open_page, viewer):
 
 def test_photos_and_paths(open_page, viewer):
   page = open_page()
-  chromium.first_picture(page)
+  chromium.picture_seconds(page)
   chromium.until(lambda: _settled(viewer))
   (here,) = viewer.sessions()
   page.get_by_role('tab', name='Path').click()

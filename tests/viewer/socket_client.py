@@ -51,8 +51,6 @@ class Client:
         **options,
     )
     self.messages = []
-    # What the server shows before it knows the client's canvas.
-    self.first = self.picture()
 
   def __enter__(self):
     return self
@@ -110,7 +108,7 @@ class Client:
     """The next picture [H, W, 3], of at least a width."""
     while True:
       message = self.wait_for(
-          # viser's own beginning is none.
+          # The server begins with none.
           lambda m: m['type'] == 'BackgroundImageMessage' and m['rgb_data'],
           seconds,
       )

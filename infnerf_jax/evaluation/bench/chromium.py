@@ -22,10 +22,14 @@ _ARGS = (
 # Software rendering beside other work is slow; what never comes still fails.
 PATIENCE = 240.0  # seconds
 # Notes on the page's own clock, which begins with its navigation, when the
-# canvas is covered by more than one colour. A screenshot would take a second
-# of its own.
+# browser has painted the picture that comes with the page, and when the canvas
+# is covered by more than one colour. A screenshot would take a second of its
+# own.
 _WATCH = """
 (() => {
+  new PerformanceObserver((list) => {
+    window.firstPicture = list.getEntries()[0].renderTime;
+  }).observe({type: 'element', buffered: true});
   const drawn = new Set();
   const get = HTMLCanvasElement.prototype.getContext;
   HTMLCanvasElement.prototype.getContext = function(kind, options) {
@@ -47,7 +51,7 @@ _WATCH = """
     const green = of(1);
     if (Math.min(...of(3)) === 255 &&
         Math.max(...green) - Math.min(...green) > 20) {
-      window.firstPicture = performance.now();
+      window.livePicture = performance.now();
       clearInterval(timer);
     }
   }, 20);
@@ -93,20 +97,24 @@ def open_page(browser, address: str, *, width: int = 900, height: int = 600):
   return page
 
 
-def first_picture(page, seconds: float = PATIENCE) -> float:
-  """Waits for it.
+def picture_seconds(page, seconds: float = PATIENCE) -> tuple[float, float]:
+  """Waits until a page's canvas shows a picture.
 
   Args:
     page: of `open_page`.
     seconds: at most.
 
   Returns:
-    Seconds from the page's navigation until its canvas showed a picture.
+    Seconds from the page's navigation to the picture that came with it, and to
+    the canvas's first of its own camera, which the mouse moves.
   """
   found = page.wait_for_function(
-      'window.firstPicture', polling=50, timeout=1e3 * seconds
-  )
-  return found.json_value() / 1e3
+      'window.firstPicture && window.livePicture'
+      ' && [window.firstPicture, window.livePicture]',
+      polling=50, timeout=1e3 * seconds,
+  )  # fmt: skip
+  first, live = found.json_value()
+  return first / 1e3, live / 1e3
 
 
 def scene(page) -> np.ndarray:
