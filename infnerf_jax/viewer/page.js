@@ -28,8 +28,9 @@
     const tip = make('display:none;');
     tip.id = 'infnerf-pointer';
     let pointer = null, socket = null, waiting = false;
-    // The picture that came with the page gives way to the client's own: at
-    // its first answer that is on its way, and drawn a moment later.
+    // The picture that came with the page gives way to the client's own, which
+    // is drawn a moment after the server knows of it, or to whatever viser says
+    // where there is none.
     let first = document.getElementById('infnerf-first');
     const giveWay = () => {
       if (!first) return;
@@ -38,6 +39,7 @@
       window.setTimeout(() => { gone.style.opacity = 0; }, 200);
       window.setTimeout(() => { gone.remove(); }, 600);
     };
+    window.setTimeout(giveWay, 10000);
 
     window.addEventListener('pointermove', (event) => {
       const canvas = event.target;
