@@ -54,7 +54,7 @@ _WATCH = """
       window.livePicture = performance.now();
       clearInterval(timer);
     }
-  }, 20);
+  }, 50);
 })();
 """
 

@@ -22,23 +22,21 @@ _ROUNDS = 5
 # Seconds from navigation to a picture.
 _TARGET = 2.0
 _NAME = 'view/first picture/wall'
+# Rows by what `measure` calls them: name and note.
 _NOTES = {
-    'first_page': (
-        _NAME,
-        "from the navigation of a browser's first page to a" ' picture in it',
-    ),
+    'first_page': (_NAME, "navigation of a browser's first page to a picture"),
     'second_page': ('view/second page/wall', 'the same of a second page'),
     'first_page_live': (
-        'view/first picture that moves/wall',
-        'the first that' ' follows the mouse, of the first page',
+        'view/picture that moves/wall',
+        'to one that follows the mouse, first page',
     ),
     'second_page_live': (
         'view/second page that moves/wall',
-        'the same of a' ' second page',
+        'the same of a second page',
     ),
     'start': (
         'view/command to address/wall',
-        'from the command to the address' ' that it prints',
+        'from the command to the address that it prints',
     ),
 }
 
