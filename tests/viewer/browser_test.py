@@ -127,7 +127,9 @@ def test_photos_and_paths(open_page, viewer):
   page = open_page()
   chromium.picture_seconds(page)
   chromium.until(lambda: _settled(viewer))
-  (here,) = viewer.sessions()
+  (here,) = chromium.until(
+      lambda: len(found := viewer.sessions()) == 1 and found
+  )
   page.get_by_role('tab', name='Path').click()
   page.get_by_role('button', name='Add this view').click()
   chromium.until(lambda: page.get_by_text('1 views').count())
