@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip('viser', reason='needs viser')
 
 from infnerf_jax import view  # noqa: E402
-from infnerf_jax.evaluation.bench import chromium, view_rows  # noqa: E402
+from infnerf_jax.evaluation.bench import chromium  # noqa: E402
 from infnerf_jax.products import camera_path  # noqa: E402
 from tests.viewer import tiny_run  # noqa: E402
 
@@ -159,12 +159,3 @@ def test_ten_tabs_and_one_that_goes(open_page, viewer):
   pages[-1].close()
   chromium.until(lambda: len(viewer.sessions()) <= 9)
   chromium.until(lambda: _settled(viewer))
-
-
-def test_how_soon_a_picture_is_seen(workdir):
-  """The benchmark's way; its figure is that of a machine at rest."""
-  (found,) = view_rows.measure(workdir, rounds=1)
-  rows = {row.name: row for row in view_rows.rows([found])}
-  first = rows['view/first picture/wall']
-  assert 0 < first.value < chromium.PATIENCE
-  assert first.passed == (first.value <= 2)
