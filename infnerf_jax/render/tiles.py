@@ -14,10 +14,11 @@ import numpy as np
 from infnerf_jax.render import ray_block as ray_block_lib
 from infnerf_jax.render import render_rays, shared_proposals
 
-# Sizes of blocks: the largest, its half, ...
-_HALVINGS = 4
-# Of a device call, in rays that look along their whole length.
-_CALL_COST = 128
+# Tiles fill so many blocks of rays at least: pictures with fewer corners, of
+# whatever size, are one program.
+CORNER_BLOCKS = 4
+# Corners and tiles come in smaller blocks than pixels, so that few are idle.
+_PARTS = 8
 
 
 class Tiles(NamedTuple):
@@ -148,14 +149,14 @@ _tile_intervals = jax.jit(
 )
 
 
-def _block_size(num: int, ray_block: int) -> int:
-  """Rays of blocks that hold `num`, at most `ray_block`, few of them idle.
+def _part_size(ray_block: int) -> int:
+  return max(ray_block // _PARTS, 1)
 
-  One of a few sizes, whatever the picture: each is compiled.
-  """
-  sizes = [ray_block >> i for i in range(_HALVINGS)]
-  cost = lambda size: -(-num // size) * (size + _CALL_COST)
-  return min((size for size in sizes if size > 0), key=cost)
+
+def _joined(parts):
+  """Arrays of one shape in a row, and spare ones up to a power of two."""
+  count = max(1 << (len(parts) - 1).bit_length(), CORNER_BLOCKS * _PARTS)
+  return jnp.concatenate(parts + [parts[0]] * (count - len(parts)))
 
 
 def _corners(scene, options, place, stride, coarse=None, *, counts=False):
@@ -166,7 +167,7 @@ def _corners(scene, options, place, stride, coarse=None, *, counts=False):
   columns = -(-crop[2] // stride) + 1 - left
   rows = -(-crop[3] // stride) + 1 - top
   weights, touched = [], []
-  ray_block = _block_size(columns * rows, ray_block)
+  ray_block = _part_size(ray_block)
   for start in range(0, columns * rows, ray_block):
     integers = (start, left, top, columns, columns * rows)
     block = ray_block_lib.Block(
@@ -184,8 +185,7 @@ def _corners(scene, options, place, stride, coarse=None, *, counts=False):
     )  # fmt: skip
     weights.append(part)
     touched.append(slots)
-  weights = jnp.concatenate(weights)
-  return Corners(weights, columns, rows, left, top), touched
+  return Corners(_joined(weights), columns, rows, left, top), touched
 
 
 def check(options: render_rays.RenderOptions) -> None:
@@ -235,14 +235,14 @@ def make_tiles(
   coarse, touched = corners_of(first) if first > stride else (None, [])
   corners, more = corners_of(stride, coarse)
   columns, rows = corners.columns - 1, corners.rows - 1
-  block, sdist = _block_size(columns * rows, ray_block), []
+  block, sdist = _part_size(ray_block), []
   for start in range(0, columns * rows, block):
     tile = np.minimum(np.arange(start, start + block), columns * rows - 1)
     largest = corners.of_tiles(
         tile % columns + corners.left, tile // columns + corners.top
     )
     sdist.append(_tile_intervals(largest, options=options))
-  tiles = Tiles(jnp.concatenate(sdist), columns, stride)
+  tiles = Tiles(_joined(sdist), columns, stride)
   if not counts:
     return tiles, False
   return tiles, np.logical_or.reduce([np.asarray(t) for t in touched + more])
