@@ -7,16 +7,19 @@ import jax
 import jax.numpy as jnp
 import triton
 
+from kernels import batching
 from kernels.hash_lookup import triton_hash_lookup
 from kernels.node_field import specs, triton_backward
 from kernels.node_field import triton_kernels as body
-from kernels.triton_support import batching, calls
+from kernels.triton_support import calls
 
 # Samples of a block. Forward: the rows that Hopper's tensor cores take at once.
 # Backward: fewer, since with 64 registers spill before Hopper.
 _FORWARD, _BACKWARD = 64, 32
 # Encoded features looked up at once: the inputs of one tensor-core step.
 _CHUNK = 16
+# Hidden units at once where products are exact: more spill before Hopper.
+_EXACT_PART = 32
 _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
