@@ -46,7 +46,7 @@ _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
     'Trained run, or several with commas between: of pictures, maps and canvas'
-    ' the first, of complexity all.',
+    ' the first, of complexity and traversal all.',
 )
 _MAP = flags.DEFINE_string(
     'map', None, 'FILE.tif of --workdir that maps looks at; default: makes one.'

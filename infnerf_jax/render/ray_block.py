@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.render import render_rays, shared_proposals
+from infnerf_jax.render import render_rays, shared_proposals, traversed_rays
 
 # Below this opacity a pixel shows no surface: its distance is the far end.
 _MIN_OPACITY = 1e-3
@@ -182,7 +182,14 @@ def render_block(
   rays, is_real = _block_rays(
       cameras, block, model.sample_aabb, ray_block, spec.root_side
   )
-  if corners is None:
+  appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
+  inputs = render_rays.ray_inputs(rays, appearance)
+  if options.sampler == 'traverse':
+    colors = traversed_rays.render_by_traversal(
+        model, spec, rays, inputs, options
+    )
+    rounds = (colors.samples,)
+  elif corners is None:
     rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
   else:
     column, row, _ = _places(block, ray_block)
@@ -196,7 +203,6 @@ def render_block(
         stride,
     )
     rounds = (shared_proposals.last_round(model, spec, rays, options, weights),)
-  appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
   shade = render_rays.shade_samples
   if options.min_weight or options.stop_below:
     shade = functools.partial(
@@ -204,13 +210,10 @@ def render_block(
         min_weight=options.min_weight,
         stop_below=options.stop_below,
     )
-  colors = shade(
-      model,
-      spec,
-      rounds[-1],
-      render_rays.ray_inputs(rays, appearance),
-      opaque_end=options.opaque_end,
-  )
+  if options.sampler != 'traverse':
+    colors = shade(
+        model, spec, rounds[-1], inputs, opaque_end=options.opaque_end
+    )
   opacity = colors.opacity[:, 0]
   covered, half_distance = coverage(colors.density, colors.samples.tdist)
   distance = surface_distance(colors.weights, colors.samples.tdist)
