@@ -18,8 +18,10 @@ from kernels.triton_support import calls
 _FORWARD, _BACKWARD = 64, 32
 # Encoded features looked up at once: the inputs of one tensor-core step.
 _CHUNK = 16
-# Hidden units at once where products are exact: more spill before Hopper.
-_EXACT_PART = 32
+# Where products are exact, three in place of one, which hold the parts of three
+# inputs: samples of a block, forward and backward, and hidden units at once.
+# More of either spill before Hopper.
+_EXACT_BLOCK, _EXACT_PART = 16, 32
 _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
@@ -55,15 +57,20 @@ def block_size(
     num_samples: int, spec: specs.FieldSpec, *, gradient: bool = False
 ) -> int:
   """Samples of a block of the forward or the backward pass."""
-  size = _FORWARD
-  if gradient:
-    # Three products in place of one hold the parts of three inputs.
-    size = _BACKWARD // 2 if spec.compute_dtype == "float32" else _BACKWARD
+  size = _BACKWARD if gradient else _FORWARD
+  if spec.compute_dtype == "float32":
+    size = _EXACT_BLOCK
   return calls.block_size(num_samples, size)
 
 
 def _pad(size: int) -> int:
   return max(16, triton.next_power_of_2(size))
+
+
+def _part(width: int, spec: specs.FieldSpec) -> int:
+  """Columns of a width that the forward pass multiplies at once."""
+  whole = _pad(width)
+  return min(whole, _EXACT_PART) if spec.compute_dtype == "float32" else whole
 
 
 def _constants(spec: specs.FieldSpec, operands: Operands, gradient) -> dict:
@@ -188,6 +195,8 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
         SCALES=max(1, _CHUNK // width),
         WIDTH=width,
         POWER_OF_TWO=all(int(c) & (int(c) - 1) == 0 for c in hashed),
+        H_PART=_part(spec.hidden_width, spec),
+        D_PART=_part(spec.ray_input_dim, spec),
         **_without(constants, "E", "E_PAD"),
     )
 
