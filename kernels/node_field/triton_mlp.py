@@ -11,7 +11,7 @@ from kernels import batching
 from kernels.hash_lookup import triton_hash_lookup
 from kernels.node_field import specs, triton_backward
 from kernels.node_field import triton_kernels as body
-from kernels.triton_support import calls
+from kernels.triton_support import calls, capability
 
 # Samples of a block. Forward: the rows that Hopper's tensor cores take at once.
 # Backward: fewer, since with 64 registers spill before Hopper.
@@ -19,9 +19,11 @@ _FORWARD, _BACKWARD = 64, 32
 # Encoded features looked up at once: the inputs of one tensor-core step.
 _CHUNK = 16
 # Where products are exact, three in place of one, which hold the parts of three
-# inputs: samples of a block, forward and backward, and hidden units at once.
-# More of either spill before Hopper.
+# inputs: samples of a block and columns of a width at once. More of either
+# spill, but for forward blocks on Hopper, whose tensor cores read the weights
+# from shared memory if a block has 64 rows.
 _EXACT_BLOCK, _EXACT_PART = 16, 32
+_EXACT_FORWARD = {90: 64}
 _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
@@ -60,6 +62,8 @@ def block_size(
   size = _BACKWARD if gradient else _FORWARD
   if spec.compute_dtype == "float32":
     size = _EXACT_BLOCK
+    if not gradient:
+      size = _EXACT_FORWARD.get(capability.compute_capability(), size)
   return calls.block_size(num_samples, size)
 
 
