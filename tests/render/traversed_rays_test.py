@@ -27,6 +27,12 @@ OPTIONS = render_rays.RenderOptions(
 NUM_RAYS = 24
 
 
+# Op by op they would be compiled one by one.
+_place = jax.jit(traversed_rays.place_samples, static_argnums=(1, 3))
+_shade = jax.jit(traversed_rays.shade_samples, static_argnums=(1, 5))
+_fields = jax.jit(field_reference.node_field, static_argnames='spec')
+
+
 def _grid(shape, occupied, aabb):
   low, high = np.asarray(aabb, np.float32)
   return occupancy.Occupancy(
@@ -84,7 +90,7 @@ def _ends(scene, r, options):
 def test_samples_are_those_of_occupied_space(scene):
   """All of occupied cells; few that lie beside them, where cells do not fit."""
   model, _, spec, rays, _, _ = scene
-  placed = traversed_rays.place_samples(model, spec, rays, OPTIONS)
+  placed = _place(model, spec, rays, OPTIONS)
   kept = some = empty = 0
   for r in range(NUM_RAYS):
     t, delta, occupied = _ends(scene, r, OPTIONS)
@@ -151,14 +157,14 @@ def _samples_of(placed, r, opaque_end):
 def test_colours_equal_a_slow_quadrature(scene, opaque_end):
   model, _, spec, rays, inputs, _ = scene
   options = dataclasses.replace(OPTIONS, opaque_end=opaque_end)
-  placed = traversed_rays.place_samples(model, spec, rays, options)
-  got = traversed_rays.shade_samples(model, spec, placed, rays, inputs, options)
+  placed = _place(model, spec, rays, OPTIONS)  # alike for both
+  got = _shade(model, spec, placed, rays, inputs, options)
   samples = [_samples_of(placed, r, opaque_end) for r in range(NUM_RAYS)]
   where = [_located(scene, r, t, options) for r, (t, _) in enumerate(samples)]
   flat = [w for ray in where for w in ray]
   assert len(flat) > 100
   # One call of one shape: the reference's fields of all samples.
-  raw, rgb = field_reference.node_field(
+  raw, rgb = _fields(
       model.nodes, jnp.asarray([w[1] for w in flat], jnp.float32),
       jnp.asarray([w[2] for w in flat], jnp.int32),
       jnp.asarray([r for r, w in enumerate(where) for _ in w], jnp.int32),
@@ -193,10 +199,8 @@ def test_colours_equal_a_slow_quadrature(scene, opaque_end):
 def test_gradients_equal_those_of_the_same_samples_in_rows(scene):
   """Through `render_rays.shade_samples`, whose compositing is not ragged."""
   model, _, spec, rays, inputs, _ = scene
-  placed = traversed_rays.place_samples(model, spec, rays, OPTIONS)
-  rows = traversed_rays.shade_samples(
-      model, spec, placed, rays, inputs, OPTIONS
-  ).samples
+  placed = _place(model, spec, rays, OPTIONS)
+  rows = _shade(model, spec, placed, rays, inputs, OPTIONS).samples
   weight = jnp.asarray(
       np.random.default_rng(5).normal(size=(NUM_RAYS, 3)), jnp.float32
   )
@@ -231,8 +235,7 @@ def test_footprints_of_a_policy():
   ).shape == (0,)
 
 
-@pytest.mark.parametrize('blend', [0.0, 0.5])
-def test_pictures(scene, blend):
+def test_pictures(scene, blend=0.5):
   """Against many samples in one round; and colours of what shows alone."""
   model, grid, spec, _, _, octree = scene
   full = grid._replace(occupied=jnp.ones_like(grid.occupied))
