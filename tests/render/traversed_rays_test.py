@@ -235,12 +235,12 @@ def test_footprints_of_a_policy():
   ).shape == (0,)
 
 
-def test_pictures(scene, blend=0.5):
-  """Against many samples in one round; and colours of what shows alone."""
+def test_pictures(scene):
+  """Colours of what shows alone, against many samples in one round."""
   model, grid, spec, _, _, octree = scene
   full = grid._replace(occupied=jnp.ones_like(grid.occupied))
   model = model._replace(traversal=traversal.make_traversal(model, full))
-  policy = levels.blended(OPTIONS.level_policy, blend)
+  policy = levels.blended(OPTIONS.level_policy, 0.5)
   fine = dataclasses.replace(
       OPTIONS, level_policy=policy, step=4.0, max_samples=150
   )
@@ -250,7 +250,7 @@ def test_pictures(scene, blend=0.5):
       outputs=('rgb', 'distance', 'depth', 'opacity', 'level', 'coverage',
                'half_distance', 'statistics'),
   )  # fmt: skip
-  got = draw(fine)
+  got = draw(dataclasses.replace(fine, min_weight=1e-3))
   want = draw(
       dataclasses.replace(fine, sampler='proposals', num_samples=(150,))
   )
@@ -261,8 +261,6 @@ def test_pictures(scene, blend=0.5):
   np.testing.assert_array_equal(
       got.statistics.touched_slots, want.statistics.touched_slots
   )
-  shown = draw(dataclasses.replace(fine, min_weight=1e-3))
-  assert np.abs(shown.rgb - got.rgb).max() < 0.02
 
 
 def test_a_scene_without_a_traversal_is_refused(scene):
