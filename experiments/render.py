@@ -45,7 +45,7 @@ _FPS = flags.DEFINE_float(
     'fps', 0.0, 'Frames a second; 0 is the default.', lower_bound=0.0
 )
 _FAST = flags.DEFINE_bool(
-    'fast', True, 'Share proposals among 2 x 2 pixels; colour only what shows.'
+    'fast', True, 'Share samples among 2 x 2 pixels; colour only what shows.'
 )
 _OCCUPANCY = flags.DEFINE_bool(
     'occupancy', False, 'Of a run: leave out empty cells; their grid is made'

@@ -22,8 +22,8 @@ def densities(
   """Densities of samples until a ray's light is used up.
 
   Args:
-    evaluate: ([R, S'] slot, slice of the samples) to arrays [R, S'], zero where
-      the slot is -1; the first is the density per metre.
+    evaluate: ([R, S'] slot, slice of the samples) to arrays [R, S', ...], zero
+      where the slot is -1; the first is the density per metre.
     slot: [R, S] int32.
     delta: [R, S] metres.
     stop_below: transmittance below which the samples that follow are left out,
@@ -31,7 +31,8 @@ def densities(
     num_parts: of the samples, in the order of distance.
 
   Returns:
-    Arrays [R, S] as `evaluate` gives them; zero where samples were left out.
+    Arrays [R, S, ...] as `evaluate` gives them; zero where samples were left
+    out.
   """
   num_samples = slot.shape[-1]
   if not stop_below:
@@ -44,4 +45,4 @@ def densities(
     values = evaluate(jnp.where(going, slot[:, part], -1), part)
     depth += jnp.sum(values[0] * delta[:, part], axis=-1, keepdims=True)
     found.append(values)
-  return tuple(jnp.concatenate(parts, axis=-1) for parts in zip(*found))
+  return tuple(jnp.concatenate(parts, axis=1) for parts in zip(*found))

@@ -68,6 +68,8 @@ def bytes_per_ray(
     # Eight corners of every grid scale: index, weight, features.
     corners = 8 * grid.num_grid_scales * (3 + grid.num_features)
     floats = _FLOATS_A_SAMPLE + corners + spec.field.hidden_width
+  if options.min_weight or options.proposal_stride > 1:
+    floats += 8 + spec.field.num_geometry  # kept for colours, padded
   if getattr(options.level_policy, 'blend', 0.0):
     floats += _FLOATS_A_SAMPLE_BLENDED
   samples = max(options.num_samples)

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.render import render_rays, shared_proposals, traversed_rays
+from infnerf_jax.render import (
+  render_rays,
+  shared_proposals,
+  traversed_rays,
+  visible,
+)  # fmt: skip
 
 # Below this opacity a pixel shows no surface: its distance is the far end.
 _MIN_OPACITY = 1e-3
@@ -33,18 +38,6 @@ class Block(NamedTuple):
   width: np.ndarray
   num_rays: np.ndarray
   pixel_size: np.ndarray
-
-
-class Corners(NamedTuple):
-  """Proposals of a picture's tiles (`shared_proposals`).
-
-  Attributes:
-    weights: [C, S] float16, row by row.
-    columns: int32, corners in a row.
-  """
-
-  weights: jax.Array
-  columns: np.ndarray
 
 
 def surface_distance(weights, tdist):
@@ -93,15 +86,27 @@ def coverage(density, tdist):
 
 
 def _places(block, ray_block):
-  """([R] column, [R] row, [R] whether it is in the picture) of a block."""
+  """([R] column, [R] row, [R] whether it is in the picture) of a Block."""
   index = block.start + jnp.arange(ray_block, dtype=jnp.int32)
   is_real = index < block.num_rays
   index = jnp.minimum(index, block.num_rays - 1)
   return index % block.width, index // block.width, is_real
 
 
-def _block_rays(cameras, block, aabb, ray_block, root_side, offset=0.5):
-  """Rays of one block; padding misses the scene and so costs nothing."""
+def block_rays(cameras, block, aabb, ray_block, root_side, offset=0.5):
+  """Rays of one block; padding misses the scene and so costs nothing.
+
+  Args:
+    cameras: DeviceCameras [1].
+    block: Block.
+    aabb: [2, 3] root units.
+    ray_block: rays.
+    root_side: metres.
+    offset: of a ray in its pixel, 0.5 is the middle.
+
+  Returns:
+    (Rays [ray_block], [ray_block] bool whether they are in the picture).
+  """
   column, row, is_real = _places(block, ray_block)
   pix = jnp.stack([column + block.left, row + block.top], axis=-1)
   rays = cameras_lib.camera_rays(
@@ -146,6 +151,43 @@ def _statistics(rounds, is_real, spec, num_slots):
   }
 
 
+def _shade(model, spec, samples, inputs, options):
+  """RayColors of the last round."""
+  is_exact = options.proposal_stride == 1
+  if is_exact and not (options.min_weight or options.stop_below):
+    return render_rays.shade_samples(
+        model, spec, samples, inputs, opaque_end=options.opaque_end
+    )
+  return visible.shade_visible(
+      model, spec, samples, inputs,
+      min_weight=options.min_weight, stop_below=options.stop_below,
+      opaque_end=options.opaque_end,
+  )  # fmt: skip
+
+
+def _pixels(colors, rays, cameras, background, spec):
+  """{name: [R, ...]} of all that a block can show."""
+  opacity = colors.opacity[:, 0]
+  covered, half_distance = coverage(colors.density, colors.samples.tdist)
+  distance = surface_distance(colors.weights, colors.samples.tdist)
+  axis = cameras.rotation[0, :, 2]
+  shift = (rays.origins_lo - cameras.origins_lo[0]) * spec.root_side
+  level = jnp.sum(colors.weights * colors.samples.level, axis=-1)
+  return {
+      'rgb': colors.rgb + (1 - colors.opacity) * background,
+      'depth': distance * jnp.sum(rays.directions * axis, axis=-1),
+      'distance': distance,
+      'opacity': opacity,
+      'level': level / jnp.maximum(opacity, 1e-6),
+      'weights': colors.weights,
+      'coverage': covered,
+      'half_distance': half_distance,
+      # Of the surface, from the camera's centre, world axes, metres.
+      'points': shift + distance[:, None] * rays.directions,
+      'directions': rays.directions,
+  }
+
+
 @functools.partial(
     jax.jit, static_argnames=('spec', 'options', 'outputs', 'ray_block')
 )
@@ -155,7 +197,7 @@ def render_block(
     appearance,
     background,
     block,
-    corners=None,
+    sdist=None,
     *,
     spec,
     options,
@@ -170,7 +212,8 @@ def render_block(
     appearance: [A].
     background: [3] rgb.
     block: Block.
-    corners: Corners of the picture where tiles share proposals, else None.
+    sdist: [ray_block, S + 1] interval ends of the last round where tiles
+      share proposals, else None.
     spec: static facts.
     options: sampling.
     outputs: names of what is returned, in a fixed order.
@@ -179,7 +222,7 @@ def render_block(
   Returns:
     {name: [ray_block, ...]}, and `statistics`, counts of the whole block.
   """
-  rays, is_real = _block_rays(
+  rays, is_real = block_rays(
       cameras, block, model.sample_aabb, ray_block, spec.root_side
   )
   appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
@@ -189,88 +232,16 @@ def render_block(
         model, spec, rays, inputs, options
     )
     rounds = (colors.samples,)
-  elif corners is None:
-    rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
   else:
-    column, row, _ = _places(block, ray_block)
-    stride = options.proposal_stride
-    weights = shared_proposals.corner_weights(
-        corners.weights,
-        corners.columns,
-        # Places within the tile that the picture's crop begins in.
-        column + block.left % stride,
-        row + block.top % stride,
-        stride,
-    )
-    rounds = (shared_proposals.last_round(model, spec, rays, options, weights),)
-  shade = render_rays.shade_samples
-  if options.min_weight or options.stop_below:
-    shade = functools.partial(
-        shared_proposals.shade_visible,
-        min_weight=options.min_weight,
-        stop_below=options.stop_below,
-    )
-  if options.sampler != 'traverse':
-    colors = shade(
-        model, spec, rounds[-1], inputs, opaque_end=options.opaque_end
-    )
-  opacity = colors.opacity[:, 0]
-  covered, half_distance = coverage(colors.density, colors.samples.tdist)
-  distance = surface_distance(colors.weights, colors.samples.tdist)
-  axis = cameras.rotation[0, :, 2]
-  shift = (rays.origins_lo - cameras.origins_lo[0]) * spec.root_side
-  level = jnp.sum(colors.weights * colors.samples.level, axis=-1)
-  values = {
-      'rgb': colors.rgb + (1 - colors.opacity) * background,
-      'depth': distance * jnp.sum(rays.directions * axis, axis=-1),
-      'distance': distance,
-      'opacity': opacity,
-      'level': level / jnp.maximum(opacity, 1e-6),
-      'weights': colors.weights,
-      'coverage': covered,
-      'half_distance': half_distance,
-      # Of the surface, from the camera's centre, world axes, metres.
-      'points': shift + distance[:, None] * rays.directions,
-      'directions': rays.directions,
-  }
+    if sdist is None:
+      rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
+    else:
+      last = shared_proposals.last_round(model, spec, rays, options, sdist)
+      rounds = (last,)
+    colors = _shade(model, spec, rounds[-1], inputs, options)
+  values = _pixels(colors, rays, cameras, background, spec)
   wanted = {name: values[name] for name in outputs if name in values}
   if 'statistics' in outputs:
     num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
     wanted['statistics'] = _statistics(rounds, is_real, spec, num_slots)
   return wanted
-
-
-@functools.partial(jax.jit, static_argnames=('spec', 'options', 'ray_block'))
-def propose_block(model, cameras, block, *, spec, options, ray_block):
-  """Proposal weights at one block of tiles' corners.
-
-  Args:
-    model: scene.
-    cameras: DeviceCameras [1].
-    block: Block whose rows and columns are corners: their pixels are
-      `pixel_size` wide and `proposal_stride` apart.
-    spec: static facts.
-    options: sampling.
-    ray_block: rays.
-
-  Returns:
-    ([ray_block, S] float16 weights, [num_slots] bool touched slots).
-  """
-  # Places count tiles here; the footprint is a pixel's.
-  stride = options.proposal_stride
-  tiles = block._replace(pixel_size=block.pixel_size * stride)
-  rays, is_real = _block_rays(
-      cameras, tiles, model.sample_aabb, ray_block, spec.root_side, 0.0
-  )
-  rays = rays._replace(
-      base_radius=rays.base_radius / stride, cone_slope=rays.cone_slope / stride
-  )
-  samples = shared_proposals.proposal_round(model, spec, rays, options)
-  weights = render_rays.proposal_weights(
-      model, spec, samples, stop_below=options.stop_below
-  )
-  num_slots = jax.tree.leaves(model.nodes)[0].shape[0]
-  return (
-      weights.astype(jnp.float16),
-      touched_slots((samples,), is_real, num_slots),
-  )

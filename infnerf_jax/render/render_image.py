@@ -17,6 +17,7 @@ from infnerf_jax.models import scene_model
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import memory, render_rays
 from infnerf_jax.render import ray_block as ray_block_lib
+from infnerf_jax.render import tiles as tiles_lib
 
 OUTPUTS = (
     'rgb', 'depth', 'distance', 'opacity', 'normals', 'level', 'weights',
@@ -236,35 +237,6 @@ def _single_row(camera) -> cameras_lib.Cameras:
   return camera
 
 
-def _propose(model, spec, cameras, options, crop, pixel_size, ray_block):
-  """(Corners, touched slots) of a picture's tiles; None without tiles."""
-  stride = options.proposal_stride
-  if stride == 1:
-    return None, False
-  if len(options.num_samples) != 2 or stride < 1:
-    raise ValueError(
-        f'proposal_stride: got {stride} with sampling rounds'
-        f' {options.num_samples}, expected 1, or more with two rounds'
-    )
-  # Tiles are those of the whole picture, whatever is cropped.
-  left, top = crop[0] // stride, crop[1] // stride
-  width = -(-crop[2] // stride) + 1 - left
-  height = -(-crop[3] // stride) + 1 - top
-  weights, touched = [], False
-  for start in range(0, width * height, ray_block):
-    integers = (start, left, top, width, width * height)
-    block = ray_block_lib.Block(
-        *(np.int32(i) for i in integers), np.float32(pixel_size)
-    )
-    part, slots = ray_block_lib.propose_block(
-        model, cameras, block, spec=spec, options=options, ray_block=ray_block
-    )
-    weights.append(part)
-    touched = touched | np.asarray(slots)
-  corners = ray_block_lib.Corners(jnp.concatenate(weights), np.int32(width))
-  return corners, touched
-
-
 def _block_renderer(
     model, spec, camera, octree, appearance, options, background, names
 ):
@@ -276,13 +248,15 @@ def _block_renderer(
   )
 
   def begin(crop, pixel_size, rays):
-    corners, touched = _propose(
-        model, spec, shared[0], options, crop, pixel_size, rays
-    )
+    tiles, touched = tiles_lib.make_tiles(
+        model, spec, shared[0], options, crop, pixel_size, rays,
+        counts='statistics' in names,
+    )  # fmt: skip
 
     def render(block, rays):
+      sdist = None if tiles is None else tiles.of_pixels(block, rays)
       values = ray_block_lib.render_block(
-          model, *shared, block, corners,
+          model, *shared, block, sdist,
           spec=spec, options=options, outputs=names, ray_block=rays,
       )  # fmt: skip
       if 'statistics' in values:

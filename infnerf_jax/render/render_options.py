@@ -22,6 +22,12 @@ class RenderOptions:
     proposal_bias: octaves by which proposals are coarser than the last round.
     proposal_stride: pixels along a side of a picture's tiles that share
       proposals, 1: each pixel has its own; pictures only, two rounds.
+    first_stride: pixels between corners of tiles that look along the whole
+      ray; those between look where these met something. 0: all look
+      everywhere.
+    samples_per_interval: of the last round, by the number of proposals'
+      intervals that a tile's weights spread over; no more than `num_samples`,
+      0: always as many; tiles only.
     min_weight: samples of less weight get no colour, 0: all do; pictures only.
     stop_below: transmittance below which what lies behind is not evaluated, 0:
       everything is; pictures only.
@@ -41,8 +47,15 @@ class RenderOptions:
   proposal_bias: float = 0.0
   opaque_end: bool = False
   proposal_stride: int = 1
+  first_stride: int = 0
+  samples_per_interval: float = 0.0
   min_weight: float = 0.0
   stop_below: float = 0.0
   sampler: str = 'proposals'
   step: float = 4.0
   max_samples: int = 64
+
+  @property
+  def largest_stride(self) -> int:
+    """Pixels by which corners of tiles may lie beyond a picture's end, + 1."""
+    return max(self.proposal_stride, self.first_stride)

@@ -87,6 +87,7 @@ def locate_samples(
     *,
     policy: levels_lib.LevelPolicy,
     bias: float = 0.0,
+    wanted=None,
 ):
   """Chooses the node of every sample.
 
@@ -98,6 +99,7 @@ def locate_samples(
     t: [R, S] metres.
     policy: footprint to level.
     bias: octaves, coarser when positive.
+    wanted: [R, S] bool, the others get no slot; None: all are.
 
   Returns:
     (node_id, slot, level, position) as `kernels.locate` gives them.
@@ -112,6 +114,8 @@ def locate_samples(
   if bias:
     footprint *= 2.0**bias
   target = policy(footprint, root_gsd=spec.root_gsd, max_level=spec.max_level)
+  if wanted is not None:
+    target = jnp.where(wanted, target, -1)
   return _locate(model, spec, rays, t, target)
 
 
@@ -146,13 +150,31 @@ def _coarse_samples(model, spec, rays, t, slot, policy) -> blending.Coarse:
   )
 
 
-def locate_round(key, model, spec, rays, sdist, limits, options, bias):
-  """Samples of one round from normalised interval ends."""
+def locate_round(
+    key, model, spec, rays, sdist, limits, options, bias, *, wanted=None
+) -> Samples:
+  """Samples of one round.
+
+  Args:
+    key: see `locate_samples`.
+    model: scene.
+    spec: static facts.
+    rays: [R].
+    sdist: [R, S + 1] normalised interval ends.
+    limits: of `ray_limits`.
+    options: sampling.
+    bias: octaves, coarser when positive.
+    wanted: [R, S] bool, the others get no slot; None: all are.
+
+  Returns:
+    Samples.
+  """
   tdist = sampling.s_to_t(sdist, *limits, spec.half_side)
   t = 0.5 * (tdist[..., 1:] + tdist[..., :-1])
   node_id, slot, level, position = locate_samples(
-      key, model, spec, rays, t, policy=options.level_policy, bias=bias
-  )
+      key, model, spec, rays, t, policy=options.level_policy, bias=bias,
+      wanted=wanted,
+  )  # fmt: skip
   # A ray that misses the box has no length; its samples cost nothing.
   empty = limits[1] <= limits[0]
   if model.occupancy is not None:
@@ -160,7 +182,7 @@ def locate_round(key, model, spec, rays, sdist, limits, options, bias):
         model.occupancy, rays, t, spec.root_side
     )
     if options.opaque_end:  # what is met last shows whatever its density
-      skipped = skipped.at[:, -1].set(False)
+      skipped &= ~sampling.is_last(tdist)
     empty |= skipped
   slot = jnp.where(empty, -1, slot)
   samples = Samples(tdist, sdist, t, position, slot, node_id, level)

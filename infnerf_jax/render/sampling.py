@@ -93,6 +93,15 @@ def stratified(key, shape, num_samples: int, *, draw=jax.random.uniform):
   return ends + jnp.where(inner, jitter / num_samples, 0.0)
 
 
+def is_last(tdist):
+  """[..., S] bool, the last interval with a length, of ends [..., S + 1]."""
+  has_length = tdist[..., 1:] > tdist[..., :-1]
+  behind = jnp.concatenate(
+      [has_length[..., 1:], jnp.zeros_like(has_length[..., :1])], axis=-1
+  )
+  return has_length & ~behind
+
+
 def resample(
     key,
     sdist,
@@ -102,6 +111,7 @@ def resample(
     anneal,
     padding,
     draw=jax.random.uniform,
+    counts=None,
 ):
   """Draws interval ends from a histogram of weights (inverse transform).
 
@@ -114,6 +124,8 @@ def resample(
     padding: added to every weight, as a share of a uniform histogram, so
       that no interval is ever out of reach.
     draw: (key, shape) to uniform numbers.
+    counts: [..., 1] int32, 2 to S': so many intervals are drawn, the others
+      have no length and lie behind them; None: all are. Without a key only.
 
   Returns:
     [..., S' + 1] ends, increasing; the first is 0 and the last is 1 only
@@ -137,7 +149,9 @@ def resample(
   )  # [..., S + 1]
   shape = sdist.shape[:-1]
   centers = (jnp.arange(num_samples) + 0.5) / num_samples
-  if key is None:
+  if counts is not None:
+    draws = jnp.minimum(jnp.arange(num_samples) + 0.5, counts - 0.5) / counts
+  elif key is None:
     draws = jnp.broadcast_to(centers, shape + (num_samples,))
   else:
     jitter = draw(key, shape + (num_samples,)) - 0.5
@@ -147,7 +161,25 @@ def resample(
   middle = 0.5 * (points[..., 1:] + points[..., :-1])
   first = jnp.maximum(2 * points[..., :1] - middle[..., :1], sdist[..., :1])
   last = jnp.minimum(2 * points[..., -1:] - middle[..., -1:], sdist[..., -1:])
-  return jnp.concatenate([first, middle, last], axis=-1)
+  ends = jnp.concatenate([first, middle, last], axis=-1)
+  return ends if counts is None else _closed(ends, points, sdist, counts)
+
+
+def _closed(ends, points, sdist, counts):
+  """Ends whose intervals from `counts` on have no length.
+
+  Args:
+    ends: [..., S + 1] halfway between points.
+    points: [..., S], equal from `counts` - 1 on.
+    sdist: whose last end is the farthest.
+    counts: [..., 1].
+
+  Returns:
+    [..., S + 1].
+  """
+  before = jnp.take_along_axis(ends, counts - 1, axis=-1, mode='clip')
+  last = jnp.minimum(2 * points[..., -1:] - before, sdist[..., -1:])
+  return jnp.where(jnp.arange(ends.shape[-1]) < counts, ends, last)
 
 
 def _invert_cdf(draws, cdf, ends):

@@ -40,7 +40,8 @@ def by_traversal(
   """
   return dataclasses.replace(
       options, sampler='traverse', step=step, max_samples=max_samples,
-      proposal_stride=1, stop_below=0.0,
+      proposal_stride=1, first_stride=0, samples_per_interval=0.0,
+      stop_below=0.0,
   )  # fmt: skip
 
 

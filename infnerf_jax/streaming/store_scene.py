@@ -164,7 +164,7 @@ class StoreScene:
       pixel_size: width of a picture's pixel in full-size pixels.
     """
     if self._pager is not None:
-      stride = self._pager_key[1].proposal_stride
+      stride = self._pager_key[1].largest_stride
       self._pager.prefetch(
           view_tiles.view_tiles(
               camera, pixel_size=pixel_size, proposal_stride=stride
@@ -235,7 +235,7 @@ class StoreScene:
     pager = self.pager(sampling, int(np.prod(size)) * _PIXEL_BYTES)
     options.setdefault('ray_block', pager.budget.ray_block)
     tiles = view_tiles.view_tiles(
-        camera, pixel_size=pixel, proposal_stride=sampling.proposal_stride
+        camera, pixel_size=pixel, proposal_stride=sampling.largest_stride
     )
     reads = None if step is None else 0
     if self.store.tree.damage:

@@ -13,7 +13,7 @@ from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import node_pool
 from infnerf_jax.octree import tree as tree_lib
-from infnerf_jax.render import memory, render_image, shared_proposals
+from infnerf_jax.render import memory, render_image, shared_proposals, tiles
 from infnerf_jax.viewer import meter as meter_lib
 from infnerf_jax.viewer import schedule, views
 
@@ -87,6 +87,14 @@ class Renderer:
       )
     self.ray_block = min(block, _RAY_BLOCK)
     self.loaded, self._options = loaded, options
+
+  @property
+  def limits(self) -> schedule.Limits:
+    """Of pictures that are all rendered by one program."""
+    return schedule.Limits(
+        tiles.CORNER_BLOCKS * self.ray_block,
+        self._options.proposal_stride,
+    )
 
   @property
   def is_store(self) -> bool:
@@ -173,20 +181,6 @@ class Renderer:
     return meter_lib.Meter(
         np.unique(keys[keys > 0]), self.num_nodes, self.row_bytes, bias, rows
     )
-
-  def warm(self, appearance) -> None:
-    """Compiles what pictures take."""
-    middle = self.box.mean(axis=0)
-    side = float(np.max(self.box[1] - self.box[0]))
-    camera = cameras_lib.make_camera(
-        focal=16.0,
-        width=16,
-        height=16,
-        cam_to_world=cameras_lib.look_at(
-            middle + np.array([0.0, -side, side]), middle
-        ),
-    )
-    self.render(camera, 1.0, appearance)
 
   def spot(self, camera, u: float, v: float, appearance) -> Spot:
     """What lies under a place of a picture.

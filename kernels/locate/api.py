@@ -16,7 +16,7 @@ class Located(NamedTuple):
 
   node_id: [R, T] int32, the deepest resident node on the sample's path.
   slot: [R, T] int32, its row of the stacked parameters; -1 if not even the
-    root is resident.
+    root is resident, or the sample is not wanted.
   level: [R, T] int32, its level.
   position: [R, T, 3] float32 in [0, 1]^3 of its box; for the root contracted.
   """
@@ -51,7 +51,8 @@ def locate(
     origins_lo: [R, 3] float32, what `origins` lost to rounding.
     directions: [R, 3] float32, unit length.
     t: [R, T] float32, metres.
-    target_level: [R, T] int32.
+    target_level: [R, T] int32; below 0: not wanted, without a slot, and what
+      else is returned has no meaning.
     children: [N, 8] int32, -1 absent; octant bits x, y, z = 4, 2, 1, set =
       upper half; node 0 is the root.
     slot_of_node: [N] int32, -1 not resident.
@@ -99,4 +100,7 @@ def locate(
       root_side=float(root_side),
       max_level=int(max_level),
   )
+  if name != "native":  # which does not even look
+    node_id, slot, *rest = out
+    out = (node_id, jnp.where(target_level < 0, -1, slot), *rest)
   return Located(*(jax.lax.stop_gradient(a) for a in out))

@@ -85,6 +85,8 @@ def _self_test() -> None:
   rule = dict(root_side=17.0, max_level=3)
   want = reference.locate(*args, **rule)
   got = locate(*args, **rule)
+  unwanted = locate(*args[:4], jnp.full_like(args[4], -1), *args[5:], **rule)
+  assert (np.asarray(unwanted[1]) == -1).all(), "locate: unwanted samples"
   # A sample on a face may fall to either side of it.
   same = np.asarray(got[0] == want[0])
   assert same.mean() > 0.98, "locate: nodes differ"

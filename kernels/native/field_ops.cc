@@ -1,4 +1,5 @@
-// node_density and node_field: hash lookup and node MLPs in one pass.
+// node_density and node_field: hash lookup and node MLPs in one pass;
+// node_geometry and node_color: the same in two, the second of fewer samples.
 // Compiled per (GRID_SCALES, NUM_FEATURES, HIDDEN, GEOMETRY, RAY_DIM).
 #include <algorithm>
 #include <atomic>
@@ -71,9 +72,16 @@ uint64_t new_call_id() {
   return ++last;
 }
 
-// stored: features [S, IN] in sorted order for the backward pass, or null.
-void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
-             float* stored) {
+// What a pass writes beside the raw density; null: nothing.
+struct Kept {
+  float* rgb = nullptr;       // [S, 3]
+  float* stored = nullptr;    // [S, IN] features in sorted order, for backward
+  float* geometry = nullptr;  // [S, OUTP] of samples that are not skipped
+};
+
+void forward(const Call& call, const int64_t* layout, float* raw,
+             const Kept& kept) {
+  auto [rgb, stored, geometry] = kept;
   use_large_pages(call.table, 4 * call.num_slots * call.rows * F);
   const Sorted sorted =
       sort_by_slot(call.slot, call.samples, call.num_slots);
@@ -108,8 +116,13 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
       if (stored) {
         std::memcpy(stored + (c.begin + i) * IN, worker.features, 4 * IN * n);
       }
-      density_forward(worker.features, n, w, worker.packed, rgb, &b, ask);
+      density_forward(worker.features, n, w, worker.packed, rgb || geometry,
+                      &b, ask);
       for (int j = 0; j < n; ++j) raw[sample[j]] = b.out[j * OUTP];
+      for (int j = 0; geometry && j < n; ++j) {
+        std::memcpy(geometry + int64_t(sample[j]) * OUTP, b.out + j * OUTP,
+                    4 * OUTP);
+      }
       if (rgb) {
         b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
         color_forward(n, w, worker.packed, &b, ask);
@@ -118,6 +131,37 @@ void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
         }
       }
       lookup.drain();
+    }
+  });
+}
+
+// Colours of samples whose geometry [S, OUTP] a pass of `forward` kept.
+void colors(const Call& call, const float* geometry, float* rgb) {
+  const Sorted sorted = sort_by_slot(call.slot, call.samples, call.num_slots);
+  const auto chunks = make_chunks(sorted, CHUNK);
+  if (sorted.num_valid() < call.samples) {
+    std::fill(rgb, rgb + 3 * call.samples, 0.0f);
+  }
+  const uint64_t id = new_call_id();
+  parallel(chunks.size(), [&](int64_t item, int) {
+    const Chunk& c = chunks[item];
+    Worker& worker = this_worker();
+    BlockBuffers& b = worker.block;
+    const Weights w = call.weights(c.slot);
+    worker.pack(w, id, c.slot, true, false);
+    const Nothing none;
+    for (int i = 0; i < c.count; i += BLOCK) {
+      const int n = std::min(BLOCK, c.count - i);
+      const int32_t* sample = sorted.order.data() + c.begin + i;
+      for (int j = 0; j < n; ++j) {
+        std::memcpy(b.out + j * OUTP, geometry + int64_t(sample[j]) * OUTP,
+                    4 * OUTP);
+      }
+      b.runs.find(call.ray_idx, sample, n, call.ray_inputs, call.num_rays);
+      color_forward(n, w, worker.packed, &b, none);
+      for (int j = 0; j < n; ++j) {
+        std::memcpy(rgb + 3 * int64_t(sample[j]), b.rgb + 4 * j, 12);
+      }
     }
   });
 }
@@ -273,7 +317,34 @@ ffi::Error NodeDensity(F32 table, F32 w0, F32 w1, F32 position, S32 slot,
   call.position = position.typed_data(), call.slot = slot.typed_data();
   call.samples = slot.element_count();
   call.num_slots = table.dimensions()[0], call.rows = table.dimensions()[1];
-  forward(call, layout.begin(), raw->typed_data(), nullptr, or_null(stored));
+  forward(call, layout.begin(), raw->typed_data(), {nullptr, or_null(stored)});
+  return ffi::Error::Success();
+}
+
+ffi::Error NodeGeometry(F32 table, F32 w0, F32 w1, F32 position, S32 slot,
+                        Out raw, Out geometry, Layout layout) {
+  Call call = {};
+  call.table = table.typed_data();
+  call.w0 = w0.typed_data(), call.w1 = w1.typed_data();
+  call.position = position.typed_data(), call.slot = slot.typed_data();
+  call.samples = slot.element_count();
+  call.num_slots = table.dimensions()[0], call.rows = table.dimensions()[1];
+  forward(call, layout.begin(), raw->typed_data(),
+          {nullptr, nullptr, geometry->typed_data()});
+  return ffi::Error::Success();
+}
+
+ffi::Error NodeColor(F32 w0, F32 w1, F32 c0, F32 c1, F32 c2, F32 geometry,
+                     S32 slot, S32 ray_idx, F32 ray_inputs, Out rgb) {
+  Call call = {};
+  call.w0 = w0.typed_data(), call.w1 = w1.typed_data();
+  call.c0 = c0.typed_data(), call.c1 = c1.typed_data();
+  call.c2 = c2.typed_data();
+  call.slot = slot.typed_data(), call.ray_idx = ray_idx.typed_data();
+  call.ray_inputs = ray_inputs.typed_data();
+  call.num_rays = ray_inputs.dimensions()[0];
+  call.samples = slot.element_count(), call.num_slots = w0.dimensions()[0];
+  colors(call, geometry.typed_data(), rgb->typed_data());
   return ffi::Error::Success();
 }
 
@@ -291,8 +362,8 @@ ffi::Error NodeField(F32 table, F32 w0, F32 w1, F32 c0, F32 c1, F32 c2,
   call.num_rays = ray_inputs.dimensions()[0];
   call.samples = slot.element_count();
   call.num_slots = table.dimensions()[0], call.rows = table.dimensions()[1];
-  forward(call, layout.begin(), raw->typed_data(), rgb->typed_data(),
-          or_null(stored));
+  forward(call, layout.begin(), raw->typed_data(),
+          {rgb->typed_data(), or_null(stored)});
   return ffi::Error::Success();
 }
 
@@ -345,6 +416,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(node_density, infnerf::NodeDensity,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(node_field, infnerf::NodeField,
     ffi::Ffi::Bind() ARG(F32) ARG(F32) ARG(F32) ARG(F32) ARG(F32) ARG(F32)
     ARG(F32) ARG(S32) ARG(S32) ARG(F32) RET RET RET LAYRET);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(node_geometry, infnerf::NodeGeometry,
+    ffi::Ffi::Bind() ARG(F32) ARG(F32) ARG(F32) ARG(F32) ARG(S32)
+    RET RET LAYRET);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(node_color, infnerf::NodeColor,
+    ffi::Ffi::Bind() ARG(F32) ARG(F32) ARG(F32) ARG(F32) ARG(F32) ARG(F32)
+    ARG(S32) ARG(S32) ARG(F32) RET);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(node_density_grad, infnerf::NodeDensityGrad,
     ffi::Ffi::Bind() ARG(F32) ARG(F32) ARG(S32) ARG(F32) ARG(F32)
     RET RET RET);

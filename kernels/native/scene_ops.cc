@@ -92,6 +92,12 @@ ffi::Error Locate(F32 origins, F32 origins_lo, F32 directions, F32 t,
         d[a] = double(directions.typed_data()[3 * r + a]) / root_side;
       }
       for (int64_t i = r * samples; i < (r + 1) * samples; ++i) {
+        if (target.typed_data()[i] < 0) {
+          node->typed_data()[i] = level->typed_data()[i] = 0;
+          slot->typed_data()[i] = -1;
+          std::memset(position->typed_data() + 3 * i, 0, 12);
+          continue;
+        }
         const double ti = t.typed_data()[i];
         const double p[3] = {o[0] + ti * d[0], o[1] + ti * d[1],
                              o[2] + ti * d[2]};

@@ -47,12 +47,7 @@ def node_density(
   params = jax.tree.map(jnp.asarray, params)
   position, slot = jnp.asarray(position), jnp.asarray(slot)
   _check("node_density", params, position, slot, probe, spec)
-  name = dispatch.choose(
-      "node_density",
-      implementation,
-      lambda: native.ready(params, spec),
-      lambda: dispatch.triton_module("node_field").ready(params, spec),
-  )
+  name = _choose("node_density", params, spec, implementation)
   return _backend(name).node_density(
       params, position, slot, spec=spec, probe=probe
   )
@@ -95,24 +90,102 @@ def node_field(
   position, slot = jnp.asarray(position), jnp.asarray(slot)
   ray_idx, ray_inputs = jnp.asarray(ray_idx), jnp.asarray(ray_inputs)
   _check("node_field", params, position, slot, probe, spec)
-  if ray_idx.shape != slot.shape or ray_idx.dtype != "int32":
-    raise ValueError(
-        f"node_field: got ray_idx {ray_idx.dtype}{ray_idx.shape}, expected"
-        f" int32{slot.shape}"
-    )
-  if ray_inputs.ndim != 2 or ray_inputs.shape[1] != spec.ray_input_dim:
-    raise ValueError(
-        f"node_field: got ray_inputs {ray_inputs.shape}, expected"
-        f" [R, {spec.ray_input_dim}]"
-    )
-  name = dispatch.choose(
-      "node_field",
+  _check_rays("node_field", slot, ray_idx, ray_inputs, spec)
+  name = _choose("node_field", params, spec, implementation)
+  return _backend(name).node_field(
+      params, position, slot, ray_idx, ray_inputs, spec=spec, probe=probe
+  )
+
+
+@jax.named_scope("node_geometry")
+def node_geometry(
+    params: dict,
+    position: jax.Array,
+    slot: jax.Array,
+    *,
+    spec: specs.FieldSpec,
+    implementation: str | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """As node_density, and what node_color needs of each sample; no gradient.
+
+  Args:
+    params: see specs.FieldSpec; "color" is not read.
+    position: [S, 3] float32, in [0, 1]^3 of the node's own box.
+    slot: [S] int32; outside [0, N): skipped.
+    spec: sizes.
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
+
+  Returns:
+    raw [S] float32, zero where skipped; geometry [S, ...] float32, what the
+    backend hands on: nothing where it begins anew (xla, triton), undefined
+    where skipped.
+
+  Raises:
+    See node_density.
+  """
+  params = {"table": params["table"], "density": params["density"]}
+  params = jax.tree.map(jnp.asarray, params)
+  position, slot = jnp.asarray(position), jnp.asarray(slot)
+  _check("node_geometry", params, position, slot, None, spec)
+  if _choose("node_geometry", params, spec, implementation) == "native":
+    return native.node_geometry(params, position, slot, spec=spec)
+  raw = node_density(
+      params, position, slot, spec=spec, implementation=implementation
+  )
+  return raw, jnp.zeros((slot.shape[0], 0), jnp.float32)
+
+
+@jax.named_scope("node_color")
+def node_color(
+    params: dict,
+    geometry: jax.Array,
+    position: jax.Array,
+    slot: jax.Array,
+    ray_idx: jax.Array,
+    ray_inputs: jax.Array,
+    *,
+    spec: specs.FieldSpec,
+    implementation: str | None = None,
+) -> jax.Array:
+  """Colours of samples that node_geometry has seen; no gradient.
+
+  Args:
+    params: see specs.FieldSpec.
+    geometry: of node_geometry of the same implementation.
+    position: as node_geometry took it.
+    slot: likewise, or outside [0, N): no colour.
+    ray_idx: see node_field.
+    ray_inputs: see node_field.
+    spec: sizes.
+    implementation: None or one of dispatch.IMPLEMENTATIONS.
+
+  Returns:
+    rgb [S, 3] float32 in [0, 1], zero where skipped.
+
+  Raises:
+    See node_density.
+  """
+  params = jax.tree.map(jnp.asarray, params)
+  position, slot = jnp.asarray(position), jnp.asarray(slot)
+  ray_idx, ray_inputs = jnp.asarray(ray_idx), jnp.asarray(ray_inputs)
+  _check("node_color", params, position, slot, None, spec)
+  _check_rays("node_color", slot, ray_idx, ray_inputs, spec)
+  if _choose("node_color", params, spec, implementation) != "native":
+    return node_field(
+        params, position, slot, ray_idx, ray_inputs, spec=spec,
+        implementation=implementation,
+    )[1]  # fmt: skip
+  return native.node_color(
+      params, geometry, position, slot, ray_idx, ray_inputs, spec=spec
+  )
+
+
+def _choose(op: str, params, spec, implementation) -> str:
+  return dispatch.choose(
+      op,
       implementation,
       lambda: native.ready(params, spec),
       lambda: dispatch.triton_module("node_field").ready(params, spec),
-  )
-  return _backend(name).node_field(
-      params, position, slot, ray_idx, ray_inputs, spec=spec, probe=probe
   )
 
 
@@ -138,3 +211,16 @@ def _check(op, params, position, slot, probe, spec) -> None:
   want = (grid.num_grid_scales, slot.shape[0], grid.num_features)
   if probe is not None and probe.shape != want:
     raise ValueError(f"{op}: got probe {probe.shape}, expected {want}")
+
+
+def _check_rays(op, slot, ray_idx, ray_inputs, spec) -> None:
+  if ray_idx.shape != slot.shape or ray_idx.dtype != "int32":
+    raise ValueError(
+        f"{op}: got ray_idx {ray_idx.dtype}{ray_idx.shape}, expected"
+        f" int32{slot.shape}"
+    )
+  if ray_inputs.ndim != 2 or ray_inputs.shape[1] != spec.ray_input_dim:
+    raise ValueError(
+        f"{op}: got ray_inputs {ray_inputs.shape}, expected"
+        f" [R, {spec.ray_input_dim}]"
+    )

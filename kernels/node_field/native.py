@@ -181,6 +181,36 @@ def node_field(
   return _field(spec, weights, position, slot, ray_idx, ray_inputs, probe)
 
 
+def node_geometry(params, position, slot, *, spec: specs.FieldSpec):
+  """See api.node_geometry; geometry [S, ...] is padded to vectors."""
+  width = -(-(1 + spec.num_geometry) // 8) * 8
+  call = _call(spec, "node_geometry", slot.shape, (slot.shape[0], width))
+  weights = params["density"]["w0"], params["density"]["w1"]
+  layout = spec.grid.layout()
+  return call(params["table"], *weights, position, slot, layout=layout)
+
+
+def node_color(
+    params,
+    geometry,
+    position,
+    slot,
+    ray_idx,
+    ray_inputs,
+    *,
+    spec: specs.FieldSpec,
+):
+  """See api.node_color."""
+  del position
+  density, color = params["density"], params["color"]
+  weights = (density["w0"], density["w1"])
+  weights += (color["w0"], color["w1"], color["w2"])
+  (rgb,) = _call(spec, "node_color", (slot.shape[0], 3))(
+      *weights, geometry, slot, ray_idx, ray_inputs
+  )
+  return rgb
+
+
 def example(spec: specs.FieldSpec, num_samples: int = 131, num_slots: int = 3):
   """Small random arguments (params, position, slot, ray_idx, ray_inputs)."""
   table, position, slot = hash_native.example(spec.grid, num_samples, num_slots)
@@ -217,11 +247,22 @@ def _self_test(spec: specs.FieldSpec) -> None:
     total = jnp.sum(jnp.sin(raw)) + jnp.sum(rgb**2) + jnp.sum(density**2)
     return total, (raw, rgb, density)
 
+  def in_two_passes(module):
+    if module is reference:
+      return reference.node_field(
+          params, position, slot, ray_idx, rays, spec=small
+      )
+    raw, geometry = node_geometry(params, position, slot, spec=small)
+    return raw, node_color(
+        params, geometry, position, slot, ray_idx, rays, spec=small
+    )
+
   def run(module):
     weights = {k: params[k] for k in ("density", "color")}
     bound = functools.partial(loss, module)
     grad = jax.value_and_grad(bound, argnums=(0, 1, 2), has_aux=True)
-    return jax.jit(grad)(weights, rays, probe)
+    in_two = jax.jit(functools.partial(in_two_passes, module))()
+    return jax.jit(grad)(weights, rays, probe), in_two
 
   pairs = zip(jax.tree.leaves(run(reference)), jax.tree.leaves(run(_SELF)))
   for want, got in pairs:

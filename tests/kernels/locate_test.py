@@ -82,6 +82,18 @@ def test_random_tree_equals_numpy(implementation):
   _check(got, want, 1e-5, 1e-5)
 
 
+@pytest.mark.parametrize("implementation", common.ALL)
+def test_what_is_not_wanted_has_no_slot(implementation):
+  args = native.example()
+  skip = np.arange(args[4].size).reshape(args[4].shape) % 3 == 0
+  some = args[:4] + (jnp.where(skip, -1, args[4]),) + args[5:]
+  got = _locate(implementation, 17.0, 3)(*some)
+  want = _locate(implementation, 17.0, 3)(*args)
+  assert (np.asarray(got.slot)[skip] == -1).all()
+  for a, b in zip(got, want):
+    np.testing.assert_array_equal(np.asarray(a)[~skip], np.asarray(b)[~skip])
+
+
 def _deep_tree(origin, max_level):
   """All eight children along the path to `origin` and its neighbours."""
   cells = {(0, 0, 0): 0}

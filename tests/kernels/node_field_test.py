@@ -121,6 +121,21 @@ def test_value_equals_numpy(implementation):
   np.testing.assert_allclose(density, want_raw, atol=5e-5)
 
 
+@pytest.mark.parametrize("implementation", common.ONCE)
+def test_two_passes_equal_one(implementation):
+  params, position, slot, ray_idx, rays = _arguments(61)
+  fixed = dict(spec=SPEC, implementation=implementation)
+  raw, geometry = node_field.node_geometry(params, position, slot, **fixed)
+  want_raw, want_rgb = _oracle_of(61)
+  np.testing.assert_allclose(raw, want_raw, atol=5e-5)
+  some = np.where(np.arange(61) % 3 == 0, slot, -1).astype(np.int32)
+  rgb = node_field.node_color(
+      params, geometry, position, some, ray_idx, rays, **fixed
+  )
+  want = np.where((some >= 0)[:, None], want_rgb, 0.0)
+  np.testing.assert_allclose(rgb, want, atol=5e-5)
+
+
 @pytest.mark.parametrize(
     "implementation,num_samples",
     [("native", n) for n in (0, 1, 49, 4500)] + [("xla", 0), ("xla", 4500)],

@@ -121,6 +121,27 @@ def test_resample_equals_the_slow_inverse(size):
   assert np.all(np.diff(found, axis=-1) >= -1e-6)
 
 
+def test_fewer_intervals_are_those_of_fewer_samples():
+  rng = np.random.default_rng(3)
+  ends = jnp.broadcast_to(jnp.linspace(0.0, 1.0, 9), (3, 9))
+  weights = jnp.asarray(rng.uniform(size=(3, 8)), jnp.float32)
+  counts = np.array([[2], [5], [12]])
+  rule = dict(anneal=0.9, padding=0.01)
+  found = np.asarray(
+      sampling.resample(
+          None, ends, weights, 12, counts=jnp.asarray(counts), **rule
+      )
+  )
+  for row, count in enumerate(counts[:, 0]):
+    few = sampling.resample(
+        None, ends[row : row + 1], weights[row : row + 1], int(count), **rule
+    )[0]
+    np.testing.assert_allclose(found[row, : count + 1], few, atol=1e-6)
+    assert (np.diff(found[row, count:]) == 0).all()
+    is_last = np.asarray(sampling.is_last(found[row]))
+    np.testing.assert_array_equal(np.flatnonzero(is_last), [count - 1])
+
+
 def test_resample_follows_the_weights():
   ends = jnp.linspace(0, 1, 11)[None]
   weights = jnp.zeros((1, 10)).at[0, 3].set(0.8).at[0, 7].set(0.2)

@@ -76,7 +76,7 @@ def test_the_same_picture_as_with_all_resident(stored, name):
     np.testing.assert_array_equal(found.level, expected.level)
     assert scene.frame_report['level_bias'] == 0
     tiles = view_tiles.view_tiles(
-        camera, proposal_stride=VARIANTS[name].proposal_stride
+        camera, proposal_stride=VARIANTS[name].largest_stride
     )
     wanted = working_set.find(scene.store.tree, scene.frame(), tiles).keys
     touched = keys[expected.statistics.touched_slots]

@@ -16,6 +16,7 @@ from infnerf_jax.evaluation.bench import (
     pictures,
     shapes,
     traversal,
+    view_rows,
 )
 from infnerf_jax.evaluation.complexity import plots
 from infnerf_jax.evaluation.complexity import suite as complexity
@@ -312,6 +313,7 @@ SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'scaling': run_scaling,
     'pictures': run_pictures,
     'traversal': run_traversal,
+    'view': view_rows.run,
     'out_of_core': run_out_of_core,
 }
 

@@ -14,28 +14,23 @@ import numpy as np
 from infnerf_jax.evaluation import metrics
 from infnerf_jax.evaluation.bench import harness
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.render import shared_proposals
 from infnerf_jax.scene import pyramid as pyramid_lib
 
 _LOSS_TARGET = 0.1
 # Step in the finest node_gsd, and samples of a ray at most.
 STEPS = ((1.0, 256), (2.0, 256), (4.0, 128), (8.0, 64))
-# Light below which a renderer might stop.
+# Light below which a renderer might stop, and weight without a colour.
 _NOTHING_LEFT = 1e-3
 
 
 def _variants(loaded):
   """Options by name, and what a ray's densities cost where that is fixed."""
   exact = loaded.options
-  fast = shared_proposals.fast(exact)
-  num = exact.num_samples
-  shared = sum(num[:-1]) / fast.proposal_stride**2
-  yield 'exact', exact, sum(num)
-  yield 'fast', fast, shared + num[-1]
+  yield 'exact', exact, sum(exact.num_samples)
   for step, most in STEPS:
     yield f'step {step:g}', dataclasses.replace(
         exact, sampler='traverse', step=step, max_samples=most,
-        min_weight=fast.min_weight,
+        min_weight=_NOTHING_LEFT,
     ), None  # fmt: skip
 
 
