@@ -51,6 +51,14 @@ _OCCUPANCY = flags.DEFINE_bool(
     'occupancy', False, 'Of a run: leave out empty cells; their grid is made'
     ' first.',
 )  # fmt: skip
+_SAMPLER = flags.DEFINE_enum(
+    'sampler', 'proposals', ['proposals', 'traverse'],
+    'How samples are placed; traverse, of a run: even steps where space is not'
+    ' empty.',
+)  # fmt: skip
+_STEP = flags.DEFINE_float(
+    'step', 2.0, "Of traverse: in the finest nodes' node_gsd.", lower_bound=0.1
+)
 _LEVEL_MAP = flags.DEFINE_bool(
     'level_map', False, 'Also write the octree level that each pixel came from.'
 )
@@ -66,11 +74,22 @@ _LEVEL_BLEND = flags.DEFINE_float(
 flags.mark_flags_as_required(['workdir', 'out'])
 
 
+def _with_traversal(loaded):
+  """The scene with what is empty in it, which is looked at first."""
+  if not hasattr(loaded, 'with_traversal'):
+    raise errors.InputError(
+        f'--sampler: got traverse and the store {_WORKDIR.value}, expected a'
+        ' run, whose nodes are all in memory'
+    )
+  return loaded.with_traversal()
+
+
 def main(argv):
   """Renders and prints what was written."""
   del argv
   import infnerf_jax  # jax only where it is needed
   from infnerf_jax.products import film, paths
+  from infnerf_jax.render import traversed_rays
 
   if _PATH.value not in paths.KINDS and not _PATH.value.endswith('.json'):
     raise errors.InputError(
@@ -94,14 +113,18 @@ def main(argv):
           ' nodes are all in memory'
       )
     loaded = loaded.with_occupancy()
+  options = film.film_options(
+      loaded, fast=_FAST.value, level_blend=_LEVEL_BLEND.value
+  )
+  if _SAMPLER.value == 'traverse':
+    loaded = _with_traversal(loaded)
+    options = traversed_rays.by_traversal(options, step=_STEP.value)
   if hasattr(loaded, 'evict_above'):
     loaded.evict_above = _EVICT_ABOVE.value
   report = film.render_film(
       loaded, path, _OUT.value, appearance=_APPEARANCE.value,
       max_memory_gb=max_memory_gb or None,
-      options=film.film_options(
-          loaded, fast=_FAST.value, level_blend=_LEVEL_BLEND.value
-      ),
+      options=options,
       level_map=_LEVEL_MAP.value,
   )  # fmt: skip
   print(

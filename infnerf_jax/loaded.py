@@ -21,6 +21,7 @@ from infnerf_jax.render import (
   progressive,
   render_image,
   render_rays,
+  traversal,
 )  # fmt: skip
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
@@ -133,6 +134,20 @@ class LoadedScene:
     """
     grid = occupancy.make_occupancy(self.model, self.spec, **options)
     return dataclasses.replace(self, model=self.model._replace(occupancy=grid))
+
+  def with_traversal(self, **options) -> 'LoadedScene':
+    """The scene with a tree of what is empty, for `sampler='traverse'`.
+
+    Args:
+      **options: of `render.occupancy.make_occupancy`; `min_alpha` is a tenth
+        unless given: below it most of the air of a trained scene is not empty.
+    """
+    options.setdefault('min_alpha', 0.1)
+    grid = occupancy.make_occupancy(self.model, self.spec, **options)
+    tree = traversal.make_traversal(
+        self.model, grid, outside=not self.options.clip_to_box
+    )
+    return dataclasses.replace(self, model=self.model._replace(traversal=tree))
 
   def render_progressively(
       self,

@@ -9,13 +9,13 @@ names of atomics. Needs triton, no GPU.
 import argparse
 import importlib
 import json
-from typing import Iterator
+from typing import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 
 from kernels.hash_lookup import specs
-from kernels.triton_support import calls, compiling
+from kernels.triton_support import calls, capability, compiling
 
 _SAMPLES = 2**17
 _SLOTS = 64
@@ -184,11 +184,21 @@ def functions() -> dict[str, tuple]:
   }
 
 
-def examples() -> dict[str, list[calls.KernelCall]]:
-  """Distinct kernel calls by op, at sizes of use."""
+def examples(
+    ops: Iterable[str] | None = None,
+) -> dict[str, list[calls.KernelCall]]:
+  """Distinct kernel calls by op, at sizes of use.
+
+  Args:
+    ops: out of `functions`, None: all.
+
+  Returns:
+    {op: calls}, for the GPU that is targeted where sizes differ.
+  """
   return {
       name: _distinct(compiling.calls_of(run, *shapes))
       for name, (run, shapes) in functions().items()
+      if ops is None or name in ops
   }
 
 
@@ -210,15 +220,14 @@ def rows(capabilities) -> Iterator[tuple[str, int, compiling.Compiled]]:
   """
   if not isinstance(capabilities, dict):
     capabilities = dict.fromkeys(functions(), tuple(capabilities))
-  wanted = [
-      (op, call, capability)
-      for op, found in examples().items()
-      for call in found
-      for capability in capabilities[op]
-  ]
+  wanted = []
+  for one in sorted({c for given in capabilities.values() for c in given}):
+    with capability.targeting(one):
+      found = examples([op for op in capabilities if one in capabilities[op]])
+    wanted += [(op, call, one) for op in found for call in found[op]]
   made = compiling.compile_all([w[1:] for w in wanted])
-  for (op, _, capability), compiled in zip(wanted, made):
-    yield op, capability, compiled
+  for (op, _, one), compiled in zip(wanted, made):
+    yield op, one, compiled
 
 
 def _short(counter) -> str:
@@ -238,10 +247,10 @@ def main() -> None:
   if not given.json:
     print(form.format(*"op kernel sm regs spills shared loads atomics".split()))
   capabilities = [int(c) for c in given.capabilities.split(",")]
-  for op, capability, made in rows(capabilities):
+  for op, one, made in rows(capabilities):
     spills = made.stack + made.local
     loads, atomics = _short(made.loads()), _short(made.atomics())
-    cells = (op, made.name, capability, made.registers, spills, made.shared)
+    cells = (op, made.name, one, made.registers, spills, made.shared)
     if given.json:
       names = "op kernel capability registers spills shared loads atomics"
       print(json.dumps(dict(zip(names.split(), cells + (loads, atomics)))))

@@ -9,6 +9,7 @@ missing or a CPU kernel is there. Run by .ci/run in an environment of its own.
 
 import argparse
 import collections
+import dataclasses
 import os
 import sys
 
@@ -21,7 +22,12 @@ from jax.sharding import PartitionSpec
 
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.models import scene_model
-from infnerf_jax.render import render_rays
+from infnerf_jax.render import (
+  occupancy,
+  render_rays,
+  traversal,
+  traversed_rays,
+)  # fmt: skip
 from infnerf_jax.training import step as step_lib
 from kernels import triton_report
 from kernels.triton_support import lowering
@@ -29,6 +35,7 @@ from tests.training import tiny
 
 # Kernels without which a step would not be ours.
 _RENDER = ('locate', 'field_forward', 'composite_forward')
+_WALK = ('traverse', 'field_forward', 'composite_forward')
 _FIELD = ('lookup', 'density_backward', 'color_backward', 'sum_rows')
 _ADAM = ('claim', 'accumulate', 'update', 'slot_adam')
 _TRAIN = _RENDER + ('composite_backward',) + _FIELD + _ADAM
@@ -93,6 +100,25 @@ def _render_step(spec):
   return step, (model, rays, appearance)
 
 
+def _traversed_step(spec):
+  _, (model, *rest) = _render_step(spec)
+  low, high = model.sample_aabb
+  grid = occupancy.Occupancy(
+      jnp.arange(64) % 3 == 0, jnp.full(3, 4), low, (high - low) / 4
+  )
+  model = model._replace(traversal=traversal.make_traversal(model, grid))
+  options = dataclasses.replace(tiny.RENDER, sampler='traverse', max_samples=8)
+
+  def step(model, rays, appearance):
+    inputs = render_rays.ray_inputs(rays, appearance)
+    colors = traversed_rays.render_by_traversal(
+        model, spec, rays, inputs, options
+    )
+    return colors.rgb, colors.distance
+
+  return step, (model, *rest)
+
+
 def steps():
   """(name, function, arguments, options of jit, kernels that must be there)."""
   for named in ('triton', None):
@@ -103,6 +129,10 @@ def steps():
     donate = dict(donate_argnums=0)
     yield 'train step' + suffix, train, train_args, donate, _TRAIN
     yield 'render step' + suffix, render, render_args, {}, _RENDER
+    walk, walk_args = _traversed_step(spec)
+    yield 'traversed render step' + suffix, walk, walk_args, {}, _WALK
+  spread = _spread(walk, (_SAME, _SAMPLES, _SAMPLES), _SAMPLES)
+  yield 'traversed render step, shard_map', spread, walk_args, {}, _WALK
   spread = _spread(train, (_SAME, _SAMPLES, _SAME, _SAME), _SAME)
   yield 'train step, shard_map', spread, train_args, donate, _TRAIN
   spread = _spread(render, (_SAME, _SAMPLES, _SAMPLES), _SAMPLES)

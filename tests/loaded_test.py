@@ -1,5 +1,6 @@
 """Loading a run's folder: what it renders, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -119,6 +120,12 @@ def test_skipping_empty_cells_is_another_scene(run):
   assert not np.asarray(skipping.model.occupancy.occupied).any()
   image = skipping.render('c.png', ray_block=512, outputs=('opacity',))
   # Nothing is evaluated but what rays meet last, where they end opaque.
+  assert set(np.unique(image.opacity)) <= {0.0, 1.0}
+  walked = loaded.with_traversal(resolution=6, min_alpha=1e9)
+  options = dataclasses.replace(loaded.options, sampler='traverse')
+  image = walked.render(
+      'c.png', options=options, ray_block=512, outputs=('opacity',)
+  )
   assert set(np.unique(image.opacity)) <= {0.0, 1.0}
 
 

@@ -67,6 +67,8 @@ class SceneModel(NamedTuple):
     sample_aabb: [2, 3] float32, root units; rays may be clipped to it.
     occupancy: `render.occupancy.Occupancy` whose empty cells are not evaluated;
       None: everything is.
+    traversal: `render.traversal.Traversal` that samples may be placed by, or
+      None.
   """
 
   tree: TreeArrays
@@ -74,6 +76,7 @@ class SceneModel(NamedTuple):
   appearance: jax.Array
   sample_aabb: jax.Array
   occupancy: Any = None
+  traversal: Any = None
 
 
 def tree_arrays(octree: tree_lib.Octree, slot_of_node) -> TreeArrays:

@@ -73,6 +73,9 @@ def bytes_per_ray(
   if getattr(options.level_policy, 'blend', 0.0):
     floats += _FLOATS_A_SAMPLE_BLENDED
   samples = max(options.num_samples)
+  if options.sampler == 'traverse':
+    # Rows hold the gaps between samples, too, as scalars.
+    samples = 2 * options.max_samples
   return 4 * (samples * (floats + bool(keeps_weights)) + _FLOATS_A_RAY)
 
 

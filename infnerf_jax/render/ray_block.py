@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.render import render_rays, shared_proposals, visible
+from infnerf_jax.render import (
+  render_rays,
+  shared_proposals,
+  traversed_rays,
+  visible,
+)  # fmt: skip
 
 # Below this opacity a pixel shows no surface: its distance is the far end.
 _MIN_OPACITY = 1e-3
@@ -220,13 +225,20 @@ def render_block(
   rays, is_real = block_rays(
       cameras, block, model.sample_aabb, ray_block, spec.root_side
   )
-  if sdist is None:
-    rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
-  else:
-    rounds = (shared_proposals.last_round(model, spec, rays, options, sdist),)
   appearance = jnp.broadcast_to(appearance, (ray_block, appearance.shape[-1]))
   inputs = render_rays.ray_inputs(rays, appearance)
-  colors = _shade(model, spec, rounds[-1], inputs, options)
+  if options.sampler == 'traverse':
+    colors = traversed_rays.render_by_traversal(
+        model, spec, rays, inputs, options
+    )
+    rounds = (colors.samples,)
+  else:
+    if sdist is None:
+      rounds = render_rays.sampling_rounds(None, model, spec, rays, options)
+    else:
+      last = shared_proposals.last_round(model, spec, rays, options, sdist)
+      rounds = (last,)
+    colors = _shade(model, spec, rounds[-1], inputs, options)
   values = _pixels(colors, rays, cameras, background, spec)
   wanted = {name: values[name] for name in outputs if name in values}
   if 'statistics' in outputs:

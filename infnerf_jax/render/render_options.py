@@ -31,6 +31,10 @@ class RenderOptions:
     min_weight: samples of less weight get no colour, 0: all do; pictures only.
     stop_below: transmittance below which what lies behind is not evaluated, 0:
       everything is; pictures only.
+    sampler: 'proposals' (sampling rounds), or 'traverse': even steps where
+      space is not empty (`traversed_rays`); pictures only.
+    step: of traverse, in the finest node_gsd.
+    max_samples: of traverse, of a ray; what lies behind them is not seen.
   """
 
   num_samples: tuple[int, ...] = (64, 32)
@@ -47,6 +51,9 @@ class RenderOptions:
   samples_per_interval: float = 0.0
   min_weight: float = 0.0
   stop_below: float = 0.0
+  sampler: str = 'proposals'
+  step: float = 4.0
+  max_samples: int = 64
 
   @property
   def largest_stride(self) -> int:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels import batching
 from kernels.composite import reference
 from kernels.composite import triton_kernels as kernels
-from kernels.triton_support import batching, calls, capability
+from kernels.triton_support import calls, capability
 
 
 def ready() -> None:

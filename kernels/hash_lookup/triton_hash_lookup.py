@@ -8,10 +8,10 @@ import numpy as np
 import triton
 from jax import custom_batching
 
-from kernels import dispatch
+from kernels import batching, dispatch
 from kernels.hash_lookup import native, reference, specs
 from kernels.hash_lookup import triton_kernels as body
-from kernels.triton_support import batching, calls, capability
+from kernels.triton_support import calls, capability
 
 _BLOCK = 128
 _TYPES = ("float32", "float16", "bfloat16")

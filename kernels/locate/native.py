@@ -41,7 +41,9 @@ def locate(
   integers = jax.ShapeDtypeStruct(t.shape, jnp.int32)
   position = jax.ShapeDtypeStruct(t.shape + (3,), jnp.float32)
   call = jax.ffi.ffi_call(
-      library().target("locate"), [integers, integers, integers, position]
+      library().target("locate"),
+      [integers, integers, integers, position],
+      vmap_method="sequential",
   )
   args = (origins, origins_lo, directions, t, target_level)
   args = tuple(jax.lax.stop_gradient(a) for a in args)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels import batching
 from kernels.locate import native, reference
 from kernels.locate import triton_kernels as body
-from kernels.triton_support import batching, calls, capability
+from kernels.triton_support import calls, capability
 
 MAX_LEVEL = 30  # cells are numbered in int32
 _BLOCK = 128

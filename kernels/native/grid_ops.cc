@@ -101,11 +101,12 @@ ffi::Error PositionGradient(F32 table, F32 position, S32 slot, F32 grad,
 
 // table, moments [N, rows, 2F], steps [N, rows], learning_rate [], apply [],
 // then (position, slot, feature_grad) of each call; the first three in place.
+// Every tree_slots slots are a tree of their own, whose first one is its root.
 ffi::Error SparseAdam(F32 table, F32 moments, S32 steps, F32 rate,
                       ffi::Buffer<ffi::PRED> apply, ffi::RemainingArgs rest,
                       ffi::Result<F32> table_out, ffi::Result<F32> moments_out,
-                      ffi::Result<S32> steps_out, Layout layout, double b1,
-                      double b2, double eps) {
+                      ffi::Result<S32> steps_out, Layout layout,
+                      int64_t tree_slots, double b1, double b2, double eps) {
   auto keep = [](void* to, const void* from, size_t bytes) {
     if (to != from) std::memcpy(to, from, bytes);
   };
@@ -150,7 +151,8 @@ ffi::Error SparseAdam(F32 table, F32 moments, S32 steps, F32 rate,
   const AdamRule rule(rate.typed_data()[0], b1, b2, eps);
   parallel(items.size(), [&](int64_t i, int) {
     thread_local Scratch scratch;
-    const Scale s = make_scale(layout.begin(), items[i].slot, items[i].scale);
+    const Scale s = make_scale(layout.begin(), items[i].slot % tree_slots,
+                               items[i].scale);
     const int64_t first = items[i].slot * dims[1] + s.offset;
     scratch.reserve(s.rows);
     for (const auto& call : calls) {
@@ -196,6 +198,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
         .Ret<infnerf::F32>()
         .Ret<infnerf::S32>()
         .Attr<infnerf::Layout>("layout")
+        .Attr<int64_t>("tree_slots")
         .Attr<double>("b1")
         .Attr<double>("b2")
         .Attr<double>("eps"));

@@ -37,14 +37,15 @@ def _tile(
     COLS: tl.constexpr,
     ROWS_PAD: tl.constexpr,
     COLS_PAD: tl.constexpr,
+    COLUMN: tl.constexpr = 0,
 ):
   """Places and mask of a padded weight tile.
 
   Tile row SKIP is the matrix's row FIRST; ROWS of them exist. SIZE: elements
-  of a slot.
+  of a slot. The first column is COLUMN of the matrix's COLS.
   """
   r = tl.arange(0, ROWS_PAD)[:, None]
-  c = tl.arange(0, COLS_PAD)[None, :]
+  c = COLUMN + tl.arange(0, COLS_PAD)[None, :]
   inside = (r >= SKIP) & (r < SKIP + ROWS) & (c < COLS)
   return slot.to(tl.int64) * SIZE + (r - SKIP + FIRST) * COLS + c, inside
 
@@ -60,8 +61,11 @@ def load_tile(
     COLS: tl.constexpr,
     ROWS_PAD: tl.constexpr,
     COLS_PAD: tl.constexpr,
+    COLUMN: tl.constexpr = 0,
 ):
-  at, inside = _tile(slot, SIZE, FIRST, SKIP, ROWS, COLS, ROWS_PAD, COLS_PAD)
+  at, inside = _tile(
+      slot, SIZE, FIRST, SKIP, ROWS, COLS, ROWS_PAD, COLS_PAD, COLUMN
+  )
   return tl.load(weights + at, mask=inside, other=0.0)
 
 
@@ -252,10 +256,11 @@ def ray_rows(
     num_rays,
     D: tl.constexpr,
     D_PAD: tl.constexpr,
+    COLUMN: tl.constexpr = 0,
 ):
   """Inputs [BLOCK, D_PAD] of the samples' rays; zeros out of range."""
   ray = tl.load(ray_idx + sample, mask=live, other=-1)
-  d = tl.arange(0, D_PAD)[None, :]
+  d = COLUMN + tl.arange(0, D_PAD)[None, :]
   inside = ((ray >= 0) & (ray < num_rays))[:, None] & (d < D)
   at = ray_inputs + ray.to(tl.int64)[:, None] * D + d
   return tl.load(at, mask=inside, other=0.0)
@@ -294,15 +299,19 @@ def field_forward(
     G: tl.constexpr,
     D: tl.constexpr,
     H_PAD: tl.constexpr,
+    H_PART: tl.constexpr,
     O_PAD: tl.constexpr,
     D_PAD: tl.constexpr,
+    D_PART: tl.constexpr,
     TYPE: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
   """raw [S] and, with COLOR, rgb [S, 3], in the samples' own order.
 
-  With LOOKUP `features` is the table, else [L, S, F] in sorted order.
+  With LOOKUP `features` is the table, else [L, S, F] in sorted order. The
+  colour's hidden layers meet H_PART units of the first at a time, where a whole
+  tile of weights is too much.
   """
   slot, rank, sample, live = take_block(
       block_slot, block_first, block_count, order, BLOCK
@@ -345,13 +354,36 @@ def field_forward(
     o = tl.arange(0, O_PAD)[None, :]
     tl.store(raw + sample, tl.sum(tl.where(o == 0, out, 0.0), 1), mask=live)
     if COLOR:
-      w = load_tile(color0, slot, (G + D) * H, 0, 1, G, H, O_PAD, H_PAD)
-      hidden = product(tl.sigmoid(out), w, TYPE, PRECISION)
-      rays = ray_rows(ray_inputs, ray_idx, sample, live, num_rays, D, D_PAD)
-      w = load_tile(color0, slot, (G + D) * H, G, 0, D, H, D_PAD, H_PAD)
-      hidden = tl.maximum(hidden + product(rays, w, TYPE, PRECISION), 0.0)
-      w = load_tile(color1, slot, H * H, 0, 0, H, H, H_PAD, H_PAD)
-      hidden = tl.maximum(product(hidden, w, TYPE, PRECISION), 0.0)
+      inputs = tl.sigmoid(out)
+      hidden = tl.zeros([BLOCK, H_PAD], tl.float32)
+      for first in tl.static_range(0, H_PAD, H_PART):
+        w = load_tile(
+            color0, slot, (G + D) * H, 0, 1, G, H, O_PAD, H_PART, first
+        )
+        part = product(inputs, w, TYPE, PRECISION)
+        for d in tl.static_range(0, D_PAD, D_PART):
+          rays = ray_rows(
+              ray_inputs, ray_idx, sample, live, num_rays, D, D_PART, d
+          )
+          w = load_tile(
+              color0,
+              slot,
+              (G + D) * H,
+              G + d,
+              0,
+              D - d,
+              H,
+              D_PART,
+              H_PART,
+              first,
+          )
+          part += product(rays, w, TYPE, PRECISION)
+        part = tl.maximum(part, 0.0)
+        w = load_tile(
+            color1, slot, H * H, first, 0, H - first, H, H_PART, H_PAD
+        )
+        hidden += product(part, w, TYPE, PRECISION)
+      hidden = tl.maximum(hidden, 0.0)
       w = load_tile(color2, slot, H * 3, 0, 0, H, 3, H_PAD, 16)
       tl.store(
           pixel, tl.sigmoid(product(hidden, w, TYPE, PRECISION)), mask=seen

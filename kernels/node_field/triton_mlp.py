@@ -7,16 +7,23 @@ import jax
 import jax.numpy as jnp
 import triton
 
+from kernels import batching
 from kernels.hash_lookup import triton_hash_lookup
 from kernels.node_field import specs, triton_backward
 from kernels.node_field import triton_kernels as body
-from kernels.triton_support import batching, calls
+from kernels.triton_support import calls, capability
 
 # Samples of a block. Forward: the rows that Hopper's tensor cores take at once.
 # Backward: fewer, since with 64 registers spill before Hopper.
 _FORWARD, _BACKWARD = 64, 32
 # Encoded features looked up at once: the inputs of one tensor-core step.
 _CHUNK = 16
+# Where products are exact, three in place of one, which hold the parts of three
+# inputs: samples of a block and columns of a width at once. More of either
+# spill, but for forward blocks on Hopper, whose tensor cores read the weights
+# from shared memory if a block has 64 rows.
+_EXACT_BLOCK, _EXACT_PART = 16, 32
+_EXACT_FORWARD = {90: 64}
 _TYPES = {
     "float16": ("float16", "tf32"),
     "bfloat16": ("bfloat16", "tf32"),
@@ -52,15 +59,22 @@ def block_size(
     num_samples: int, spec: specs.FieldSpec, *, gradient: bool = False
 ) -> int:
   """Samples of a block of the forward or the backward pass."""
-  size = _FORWARD
-  if gradient:
-    # Three products in place of one hold the parts of three inputs.
-    size = _BACKWARD // 2 if spec.compute_dtype == "float32" else _BACKWARD
+  size = _BACKWARD if gradient else _FORWARD
+  if spec.compute_dtype == "float32":
+    size = _EXACT_BLOCK
+    if not gradient:
+      size = _EXACT_FORWARD.get(capability.compute_capability(), size)
   return calls.block_size(num_samples, size)
 
 
 def _pad(size: int) -> int:
   return max(16, triton.next_power_of_2(size))
+
+
+def _part(width: int, spec: specs.FieldSpec) -> int:
+  """Columns of a width that the forward pass multiplies at once."""
+  whole = _pad(width)
+  return min(whole, _EXACT_PART) if spec.compute_dtype == "float32" else whole
 
 
 def _constants(spec: specs.FieldSpec, operands: Operands, gradient) -> dict:
@@ -185,6 +199,8 @@ def forward(spec: specs.FieldSpec, lookup: bool, tree_slots: int | None = None):
         SCALES=max(1, _CHUNK // width),
         WIDTH=width,
         POWER_OF_TWO=all(int(c) & (int(c) - 1) == 0 for c in hashed),
+        H_PART=_part(spec.hidden_width, spec),
+        D_PART=_part(spec.ray_input_dim, spec),
         **_without(constants, "E", "E_PAD"),
     )
 

@@ -139,11 +139,30 @@ def traverse(
       None,
       lambda: dispatch.triton_module("traverse").ready(max_level),
   )
+  if not num_rays:
+    return _nothing(rule["capacity"])
   if name == "triton":
     run = dispatch.triton_module("traverse").traverse
   else:
     run = {"reference": _reference, "xla": _xla}[name]
   return Traversed(*run(*arrays, occupancy, **rule))
+
+
+def _nothing(capacity: int) -> Traversed:
+  """What no rays meet."""
+  integer = lambda *shape: jnp.zeros(shape, jnp.int32)
+  real = lambda *shape: jnp.zeros(shape, jnp.float32)
+  return Traversed(
+      ray_offsets=integer(1),
+      ray_idx=integer(capacity) - 1,
+      t=real(capacity),
+      delta=real(capacity),
+      slot=integer(capacity) - 1,
+      node_id=integer(capacity),
+      position=real(capacity, 3),
+      reached=real(0),
+      num_found=integer(),
+  )
 
 
 def _check(arrays, occupancy) -> None:

@@ -43,11 +43,22 @@ def _leave(x, d, metres):
 
 
 @triton.jit
+def word_place(node, bit):
+  """Place of a node's word of occupancy; 2^30 nodes are beyond int32."""
+  return 2 * node.to(tl.int64) + (bit >> 5)
+
+
+@triton.jit
+def child_place(node, octant):
+  """Place of a node's child; 2^28 nodes are beyond int32."""
+  return 8 * node.to(tl.int64) + octant
+
+
+@triton.jit
 def _full(words, node, x, y, z, mask):
   """Whether the occupancy of the cell that holds a sample is set."""
   bit = 16 * _cell(x) + 4 * _cell(y) + _cell(z)
-  at = words + 2 * node.to(tl.int64) + (bit >> 5)
-  word = tl.load(at, mask=mask, other=0)
+  word = tl.load(words + word_place(node, bit), mask=mask, other=0)
   return ((word >> (bit & 31)) & 1) == 1
 
 
@@ -112,7 +123,7 @@ def _node_of(
     ux = (x >= 0.5).to(tl.int32)
     uy = (y >= 0.5).to(tl.int32)
     uz = (z >= 0.5).to(tl.int32)
-    path = node.to(tl.int64) * 8 + (ux * 4 + uy * 2 + uz)
+    path = child_place(node, ux * 4 + uy * 2 + uz)
     child = tl.load(children + path, mask=going, other=-1)
     going = going & (child >= 0)
     node = tl.where(going, child, node)

@@ -79,6 +79,14 @@ def platform() -> str:
   return "gpu" if target() else jax.default_backend()
 
 
+def compute_capability() -> int | None:
+  """That of what is traced for, by which sizes may differ; None: no GPU."""
+  if target() or interpreting() or jax.default_backend() != "gpu":
+    return target()
+  version = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+  return int(version.replace(".", "")) if version else None
+
+
 def _problem(compute_capability: int) -> str:
   if compute_capability < MIN_CAPABILITY:
     return (

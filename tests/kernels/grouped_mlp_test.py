@@ -102,6 +102,21 @@ def test_half_precision_is_close(implementation):
   assert not exact  # half precision it was
 
 
+@pytest.mark.parametrize("implementation", TRITON)
+def test_exact_products_part_by_part(implementation):
+  """Widths of two parts, the second not full; values as exact as float32."""
+  spec = dataclasses.replace(
+      _spec("float32"), hidden_width=40, ray_input_dim=37
+  )
+  params, *samples = native.example(spec, 70)
+  got, want = (
+      node_field.node_field(params, *samples, spec=spec, implementation=name)
+      for name in (implementation, "reference")
+  )
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 @functools.cache
 def _whole_field(spec, implementation):
   run = functools.partial(

@@ -20,6 +20,7 @@ import triton  # noqa: E402
 import triton.language as tl  # noqa: E402
 
 from kernels.hash_lookup import triton_kernels as grid  # noqa: E402
+from kernels.traverse import triton_kernels as walk  # noqa: E402
 
 
 @triton.jit
@@ -49,6 +50,36 @@ def test_flat_rows_beyond_int32(backend):
   got = np.asarray(out).astype(np.int64) @ [2**31, 1]
   np.testing.assert_array_equal(got, slot.astype(np.int64) * num_rows + row)
   assert (got >= 2**31).sum() == 4 and got[1] == 2**31 - 1
+
+
+@triton.jit
+def _places(node, low, out, BLOCK: tl.constexpr):
+  i = tl.arange(0, BLOCK)
+  n, b = tl.load(node + i), tl.load(low + i)
+  word, child = walk.word_place(n, b), walk.child_place(n, b & 7)
+  tl.store(out + 4 * i, (word >> 31).to(tl.int32))
+  tl.store(out + 4 * i + 1, (word & 0x7FFFFFFF).to(tl.int32))
+  tl.store(out + 4 * i + 2, (child >> 31).to(tl.int32))
+  tl.store(out + 4 * i + 3, (child & 0x7FFFFFFF).to(tl.int32))
+
+
+@pytest.mark.parametrize("backend", ["triton"])
+def test_nodes_of_a_walk_beyond_int32(backend):
+  """Words and children of nodes around and far beyond 2**31 / 8."""
+  node = np.array([0, 2**28 - 1, 2**28, 2**30, 2**31 - 1, 3, 9, 1], np.int32)
+  low = np.array([0, 63, 31, 32, 63, 7, 12, 1], np.int32)
+  (out,) = calls.triton_call(
+      _places,
+      node,
+      low,
+      out=[jax.ShapeDtypeStruct((8, 4), jnp.int32)],
+      grid=(1,),
+      BLOCK=8,
+  )
+  out, node = np.asarray(out).astype(np.int64), node.astype(np.int64)
+  np.testing.assert_array_equal(out[:, :2] @ [2**31, 1], 2 * node + (low >> 5))
+  np.testing.assert_array_equal(out[:, 2:] @ [2**31, 1], 8 * node + (low & 7))
+  assert (8 * node >= 2**31).sum() == 3
 
 
 @triton.jit

@@ -90,26 +90,6 @@ def test_step_equals_numpy(implementation):
     np.testing.assert_array_equal(np.asarray(a)[keep], np.asarray(b)[keep])
 
 
-@pytest.mark.parametrize(
-    "implementation,sizes",
-    [("native", s) for s in ((0,), (1,), (65, 0), (3000, 700))]
-    + [("xla", s) for s in ((0,), (3000, 700))]
-    + [("triton", s) for s in ((0,), (1, 0), (3000, 700))],
-)
-def test_sizes(implementation, sizes):
-  if implementation not in common.BACKENDS:
-    pytest.skip(f"{implementation} does not run here")
-  calls = [_call(s, i) for i, s in enumerate(sizes)]
-  got = _step(implementation)(_state(), calls, True)
-  want = _step("reference")(_state(), calls, True)
-  np.testing.assert_array_equal(got[2], want[2])
-  np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-4)
-  # A sum that cancels to nearly zero takes a step of either sign.
-  error = np.abs(np.asarray(got[0]) - np.asarray(want[0]))
-  assert error.max() < 0.05
-  assert np.mean(error > 1e-4) < 1e-3
-
-
 @pytest.mark.parametrize("implementation", common.ALL)
 def test_apply_false_leaves_bits(implementation):
   got = _step(implementation)(_state(), [_call(30, 1)], False)
@@ -202,57 +182,6 @@ def test_sums_in_any_order(implementation):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
 
-def _two_pools():
-  """Stacked state and samples of two pools, and their steps one by one."""
-  parts = [(_state(seed), _call(30, 1 + seed)) for seed in (0, 1)]
-  want = [_step("reference")(state, [call], True) for state, call in parts]
-  stack = lambda *a: jnp.stack(a)
-  return jax.tree.map(stack, *parts), jax.tree.map(stack, *want)
-
-
-def _close_pools(got, want):
-  np.testing.assert_array_equal(got[2], want[2])
-  for a, b in zip(got[:2], want[:2]):
-    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-
-
-# The native one has no vmap.
-_WITH_VMAP = [b for b in common.BACKENDS if b != "native"]
-
-
-@pytest.mark.parametrize("implementation", _WITH_VMAP)
-def test_vmap_over_pools(implementation):
-  """Pools are stacked; slot 0 of each is a root."""
-  parts, want = _two_pools()
-  step = _step(implementation)
-  run = jax.vmap(lambda state, call: step(state, [call], True))
-  _close_pools(run(*parts), want)
-
-
-@pytest.mark.parametrize("implementation", suite.KERNELS)
-def test_shard_map_over_pools(implementation):
-  """Every device updates its own rows from its own samples."""
-  parts, want = _two_pools()
-  if jax.device_count() < 2:  # the interpreter's process has two
-    pytest.skip("needs two devices")
-  step = _step(implementation)
-  auto = jax.sharding.AxisType.Auto
-  spec = jax.sharding.PartitionSpec(suite.AXIS)
-
-  def run(state, call):
-    state, call = jax.tree.map(lambda a: a[0], (state, call))
-    return jax.tree.map(lambda a: a[None], step(state, [call], True))
-
-  run = jax.shard_map(
-      run,
-      mesh=jax.make_mesh((2,), (suite.AXIS,), axis_types=(auto,)),
-      in_specs=(spec, spec),
-      out_specs=spec,
-      check_vma=False,
-  )
-  _close_pools(jax.jit(run)(*parts), want)
-
-
 def test_donated_state_changes_in_place():
   run = jax.jit(
       lambda state, calls: sparse_adam.sparse_adam(
@@ -312,7 +241,7 @@ def test_slot_adam(implementation, apply):
   np.testing.assert_array_equal(np.asarray(got[0])[1:3], weights[1:3])
 
 
-@pytest.mark.parametrize("implementation", _WITH_VMAP)
+@pytest.mark.parametrize("implementation", common.BACKENDS)
 def test_slot_adam_of_pools_at_once(implementation):
   rng = np.random.default_rng(8)
   draw = lambda *shape: jnp.asarray(rng.uniform(size=(2, *shape)), jnp.float32)
@@ -325,4 +254,31 @@ def test_slot_adam_of_pools_at_once(implementation):
   both = jax.vmap(run)(*arrays)
   for i in range(2):
     for a, b in zip(both, run(*(x[i] for x in arrays))):
+      np.testing.assert_allclose(a[i], b, rtol=1e-6)
+
+
+def test_touched_slots_of_pools_at_once():
+  slots = jnp.array([[0, 3, -1, 2], [1, 1, 9, -5]], jnp.int32)
+  run = functools.partial(
+      sparse_adam.touched_slots, num_slots=3, implementation="native"
+  )
+  shared = jnp.array([1], jnp.int32)
+  got = jax.vmap(lambda s: run([s, shared]))(slots)
+  np.testing.assert_array_equal(got, [[True, True, True], [False, True, False]])
+
+
+def test_pools_with_rules_of_their_own():
+  """A rate for each: what a batch cannot share goes one by one."""
+  states = [_state(seed) for seed in (0, 1)]
+  calls = [_call(30, 1 + seed) for seed in (0, 1)]
+  rates = jnp.array([0.01, 0.1])
+  run = lambda state, call, rate: sparse_adam.sparse_adam(
+      *state, [call], spec=SPEC, learning_rate=rate, implementation="native"
+  )
+  stack = lambda *a: jnp.stack(a)
+  both = jax.vmap(run)(
+      jax.tree.map(stack, *states), jax.tree.map(stack, *calls), rates
+  )
+  for i in range(2):
+    for a, b in zip(both, run(states[i], calls[i], rates[i])):
       np.testing.assert_allclose(a[i], b, rtol=1e-6)

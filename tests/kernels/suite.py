@@ -3,7 +3,7 @@
 An op subclasses OpSuite; a backend is a value of `implementation`. The oracle
 is the reference, which the op's own tests hold against NumPy. It is compiled
 once an op, at the largest size: fewer samples are the first ones, with the
-cotangents of the others zero.
+cotangents of the others zero, and none of the others' effect on what is shared.
 """
 
 import functools
@@ -30,7 +30,7 @@ class OpSuite:
   sample_axes: of each argument, the axis of its samples; None: shared.
   node_arguments: indices of arguments stacked over nodes, which a vmap over
     pools of nodes batches too.
-  out_axes: of each output, the axis of its samples.
+  out_axes: of each output, the axis of its samples; None: shared.
   grad_arguments: indices of arguments with a gradient.
   """
 
@@ -50,6 +50,11 @@ class OpSuite:
   def run(self, implementation: str, *arguments) -> tuple:
     """The op: a tuple of arrays."""
     raise NotImplementedError
+
+  def without(self, size: int, arguments):
+    """Arguments whose samples from `size` on do nothing to shared outputs."""
+    assert None not in self.out_axes
+    return arguments
 
   def close(self, got, want) -> None:
     """Both are tuples of arrays: outputs, then gradients."""
@@ -93,10 +98,10 @@ class OpSuite:
     rng = np.random.default_rng(9)
     seeds = [rng.normal(size=s.shape).astype(np.float32) for s in shapes]
     seeds = [
-        np.where(_positions(s, axis) < size, s, 0)
+        s if axis is None else np.where(_positions(s, axis) < size, s, 0)
         for s, axis in zip(seeds, self.out_axes)
     ]
-    want = _reference(type(self))(seeds, *full)
+    want = _reference(type(self))(seeds, *self.without(size, full))
     cut = functools.partial(_first, size)
     want = [cut(a, axis) for a, axis in zip(want, self.result_axes)]
     seeds = [jnp.asarray(cut(s, a)) for s, a in zip(seeds, self.out_axes)]

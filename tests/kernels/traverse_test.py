@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kernels import traverse
-from tests.kernels import common, suite
+from tests.kernels import common
 
 BACKENDS = [name for name in common.ALL if name != "native"]
 SIDE = 17.0
@@ -244,70 +244,6 @@ def test_rays_without_samples(implementation):
   assert int(_run(scene, implementation, **few).num_found) == 0
   none = _run(_scene(0), implementation)
   assert none.ray_offsets.tolist() == [0] and none.t.shape == (0,)
-
-
-@pytest.mark.parametrize("implementation", BACKENDS)
-def test_vmap_equals_one_by_one(implementation):
-  scenes = [_scene(4, seed=s) for s in (0, 1)]
-  words = traverse.pack_occupancy(scenes[0]["occupancy"])
-  names = ("origins", "directions", "near")
-  rest = {k: v for k, v in scenes[0].items() if k not in names}
-  rest["occupancy"] = words
-
-  def run(*args):
-    return traverse.traverse(
-        **dict(zip(names, args)),
-        **rest,
-        **{**RULE, "max_steps": 12},
-        max_samples_per_ray=7,
-        implementation=implementation,
-    )
-
-  stacked = [np.stack([s[n] for s in scenes]) for n in names]
-  both = jax.jit(jax.vmap(run))(*stacked)
-  assert np.all(both.num_found > 0)
-  run = jax.jit(run)
-  for i in range(2):
-    for a, b in zip(both, run(*(x[i] for x in stacked))):
-      np.testing.assert_allclose(a[i], b, rtol=1e-6)
-
-
-@pytest.mark.parametrize("implementation", BACKENDS[1:])
-def test_shard_map_over_rays(implementation):
-  """Rays are divided among all devices, the tree is everywhere."""
-  count = jax.device_count()
-  want, scene = _whole(implementation), _scene()
-  scene["occupancy"] = traverse.pack_occupancy(scene["occupancy"])
-  scene = {k: jnp.asarray(v) for k, v in scene.items()}
-  auto = jax.sharding.AxisType.Auto
-  mine = jax.sharding.PartitionSpec(suite.AXIS)
-  shared = ("level_footprints", "children", "slot_of_node", "occupancy")
-  spec = {
-      k: jax.sharding.PartitionSpec() if k in shared else mine for k in scene
-  }
-
-  def run(scene):
-    out = traverse.traverse(
-        **scene,
-        **RULE,
-        max_samples_per_ray=_STEPS,
-        implementation=implementation,
-    )
-    return out.t, out.num_found[None], out.reached
-
-  run = jax.shard_map(
-      run,
-      mesh=jax.make_mesh((count,), (suite.AXIS,), axis_types=(auto,)),
-      in_specs=(spec,),
-      out_specs=mine,
-      check_vma=False,
-  )
-  t, found, reached = jax.jit(run)(scene)
-  parts = [x[:n] for x, n in zip(np.split(np.asarray(t), count), found)]
-  np.testing.assert_array_equal(
-      np.concatenate(parts), want.t[: int(want.num_found)]
-  )
-  np.testing.assert_array_equal(reached, want.reached)
 
 
 def test_no_gradient_flows_and_jit_works():

@@ -15,6 +15,7 @@ from infnerf_jax.evaluation.bench import (
     paged_rows,
     pictures,
     shapes,
+    traversal,
     view_rows,
 )
 from infnerf_jax.evaluation.complexity import plots
@@ -282,6 +283,19 @@ def run_pictures(context: Context) -> list[harness.Row]:
   return pictures.rows(context.scenes[0])
 
 
+def run_traversal(context: Context) -> list[harness.Row]:
+  """Samples by traversal against proposals, on runs."""
+  if not context.scenes:
+    return [
+        harness.missing_row('traversal', 'dB', 'no --workdir of a trained run')
+    ]
+  return [
+      dataclasses.replace(row, name=f'{row.name} ({scene.workdir.name})')
+      for scene in context.scenes
+      for row in traversal.rows(scene)
+  ]
+
+
 def run_out_of_core(context: Context) -> list[harness.Row]:
   """A run whose nodes do not fit, beside one whose do."""
   if context.paged is None:
@@ -298,6 +312,7 @@ SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'complexity': run_complexity,
     'scaling': run_scaling,
     'pictures': run_pictures,
+    'traversal': run_traversal,
     'view': view_rows.run,
     'out_of_core': run_out_of_core,
 }

@@ -1,4 +1,4 @@
-"""vmap of Triton kernels: batches become more samples and more slots."""
+"""vmap of kernels: batches become more samples and more slots."""
 
 import jax
 import jax.numpy as jnp
@@ -26,3 +26,8 @@ def offset_slots(slot: jax.Array, num_slots: int) -> jax.Array:
   first = jnp.arange(slot.shape[0], dtype=slot.dtype)[:, None] * num_slots
   valid = (slot >= 0) & (slot < num_slots)
   return jnp.where(valid, slot + first, -1).reshape(-1)
+
+
+def own_of_batch(value: jax.Array, size: int) -> jax.Array:
+  """[B * N, ...] -> [B, N, ...]."""
+  return value.reshape((size, -1) + value.shape[1:])
