@@ -53,7 +53,7 @@ def _self_test(library, name, test) -> str:
   try:
     # The op may be called while a function is traced: leave that trace.
     with jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
-      with jax.default_device(jax.devices("cpu")[0]):
+      with jax.default_device(jax.local_devices(backend="cpu")[0]):
         test()
   except AssertionError as error:
     return f"{name}: self-test failed: {error}"
