@@ -14,6 +14,7 @@ import pytest
 
 from configs import aerial
 from infnerf_jax.storage import checkpoint
+from kernels.native import build
 from tests.scene import builders
 from tests.sharding import mesh_loop_test
 
@@ -51,7 +52,15 @@ def _flags(scene, workdir, **changes):
   ]  # fmt: skip
 
 
-def _start(command, *more):
+def _untested_kernels(folder):
+  """A cache with the built kernels, none of which is trusted yet."""
+  folder.mkdir()
+  for path in build.cache_dir().glob('*.so'):
+    (folder / path.name).symlink_to(path)
+  return folder
+
+
+def _start(command, *more, **variables):
   return subprocess.Popen(
       [*command, *more],
       cwd=_ROOT,
@@ -61,6 +70,7 @@ def _start(command, *more):
           'OMP_NUM_THREADS': '1',
           # These programs take longer to compile than to run.
           'XLA_FLAGS': '--xla_backend_optimization_level=0',
+          **variables,
       },
       stderr=subprocess.PIPE,
       stdout=subprocess.DEVNULL,
@@ -91,7 +101,12 @@ def _last_line(process, limit):
 
 def test_a_killed_worker_is_named_and_ends_the_launched_run(scene, tmp_path):
   changes = dict(num_steps=100_000, checkpoint_every=2)
-  launcher = _start(_flags(scene, tmp_path, **changes), '--num_processes=2')
+  cache = _untested_kernels(tmp_path / 'cache')
+  launcher = _start(
+      _flags(scene, tmp_path, **changes),
+      '--num_processes=2',
+      INFNERF_CACHE=str(cache),
+  )
   _wait_for(tmp_path / 'checkpoints' / '2' / 'manifest.json', [launcher])
   workers = {
       int(child.cmdline()[-1].partition('=')[2]): child
