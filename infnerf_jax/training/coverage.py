@@ -230,7 +230,6 @@ def node_mass(
     photo_rows,
     options: ray_batches.BatchOptions,
     observations: observations_lib.Observations | None,
-    cameras: cameras_lib.Cameras,
     num_nodes: int,
 ) -> np.ndarray:
   """Share of ordinary batches' rays that end in each node.
@@ -241,20 +240,16 @@ def node_mass(
     photo_rows: [M] training photos.
     options: of the batches.
     observations: as the batches take them.
-    cameras: table [P] of all photos.
     num_nodes: of the tree.
 
   Returns:
     [N] float64, sums to one.
   """
   count = np.zeros(num_nodes)
-  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
+  everywhere = focus_lib.Focus(maps, np.ones(num_nodes))
   for i in range(_NUM_BATCHES):
     batch = ray_batches.sample_batch(
-        pyramid, photo_rows, options, _FIRST_BATCH + i, observations
+        pyramid, photo_rows, options, _FIRST_BATCH + i, observations, everywhere
     )
-    photo = batch.photo_idx
-    cell = _cell_of(batch.pix, width[photo], height[photo], maps.grid)
-    nodes = maps.cells[photo, batch.pyramid_level, cell]
-    count += np.bincount(nodes, minlength=num_nodes)
+    count += np.bincount(batch.ends_in, minlength=num_nodes)
   return count / count.sum()
