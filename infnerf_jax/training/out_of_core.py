@@ -195,8 +195,6 @@ class PagedRoute:
 
   def __exit__(self, *unused):
     self._pager.close()
-    if processes.is_first():
-      self.store.close()
 
   def _coverage(self) -> tuple[np.ndarray, focus_lib.NodePairs]:
     """([N] mass, NodePairs): where rays end; makes the maps.
@@ -212,7 +210,7 @@ class PagedRoute:
           run.plan.scene, run.plan.built.sample_aabb
       )
     cameras, num_levels = run.plan.scene.cameras, run.pyramid.sizes.shape[1]
-    seen = (
+    shown = coverage.Photographed(
         known,
         cameras,
         run.surroundings,
@@ -220,14 +218,14 @@ class PagedRoute:
         run.render_options.level_policy,
         [run.plan.downscale * 2.0**level for level in range(num_levels)],
     )
-    maps = coverage.node_maps(*seen)
+    maps = coverage.node_maps(shown)
     self._maps = mesh_route.of_first_process(maps)._replace(grid=maps.grid)
     mass = coverage.node_mass(
         self._maps, run.pyramid, run.split.train,
         route.batch_options(self._config, run), run.observations,
         run.plan.built.octree.num_nodes,
     )  # fmt: skip
-    pairs = coverage.node_pairs(self._maps, mass, *seen)
+    pairs = coverage.node_pairs(shown, self._maps, mass)
     length = int(mesh_route.of_first_process(np.int32(len(pairs.planned))))
     pairs = mesh_route.of_first_process(
         pairs._make(np.resize(x, length) for x in pairs)
