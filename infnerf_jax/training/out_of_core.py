@@ -31,7 +31,6 @@ from infnerf_jax.training import (
   paging,
   paging_report,
   priors,
-  ray_shares,
   residency,
   route,
   run_store,
@@ -133,8 +132,7 @@ class PagedRoute:
     self._workdir = pathlib.Path(workdir)
     octree, field = run.plan.built.octree, run.plan.spec.field
     self._counts = sample_counts.NodeCounts(octree.num_nodes)
-    self._pairs = sample_pairs.PairTally(octree.num_nodes)
-    self._seen: dict[int, ray_shares.Seen] = {}
+    self._lookout = sample_pairs.Lookout(octree.num_nodes, _PLANNED_AHEAD)
     self.plan = self._make_plan()
     self.store = self._open_store()
     key = setup.init_key(config)
@@ -176,7 +174,7 @@ class PagedRoute:
         shard_of_node=owners,
         pairs=pairs,
         num_rays=config.batch_size,
-        seen=lambda number: self._seen.get(number),
+        seen=self._lookout.of_phase,
     )
 
   def _open_store(self) -> row_store.RowStore:
@@ -263,10 +261,7 @@ class PagedRoute:
       return state
     arrays = self.store.read_state()
     self._counts.total = arrays.pop(_COUNTS)
-    planned = [name for name in arrays if name.startswith(_PAIRS + '/')]
-    if planned:
-      pairs = leaves.nested({name: arrays.pop(name) for name in planned})
-      self._restore_pairs(pairs[_PAIRS])
+    self._lookout.restore(_PAIRS, arrays)
     try:
       dense = leaves.into_template(arrays, _without_rows(state))
     except ValueError as e:
@@ -274,42 +269,6 @@ class PagedRoute:
     processes.agree('commit', int(dense.step))
     dense = sharded_step.place_everywhere(dense, self._mesh)
     return paging.with_rows(dense, paging.rows_of(state))
-
-  def _restore_pairs(self, arrays) -> None:
-    self._pairs.restore(arrays['tally'])
-    self._seen = {
-        int(number): ray_shares.Seen(
-            **{**seen, 'num_steps': int(seen['num_steps'])}
-        )
-        for number, seen in arrays.get('seen', {}).items()
-    }
-
-  def _pair_arrays(self) -> dict[str, Any]:
-    """What a run that goes on from here plans from, by name."""
-    seen = {str(number): x._asdict() for number, x in self._seen.items()}
-    arrays = {'tally': self._pairs.arrays(), 'seen': seen}
-    return {
-        name: np.asarray(x)
-        for name, x in leaves.named_leaves({_PAIRS: arrays}).items()
-    }
-
-  def _note(self, number: int) -> None:
-    """Notes before a step what the rounds to come are planned from."""
-    phases, now = self.plan.phases, self.plan.phase_at(number)
-    trained = lambda: self._counts.total[1]
-    first = phases[now]
-    if number == first.first and (
-        now == 0 or phases[now - 1].group != first.group
-    ):
-      self._pairs.restart(number, trained())
-    after = now + 1
-    if after == len(phases) or phases[after].group != first.group:
-      return
-    if number == phases[after].first - _PLANNED_AHEAD:
-      seen = {after: self._pairs.seen(number, trained())}
-      if now in self._seen:
-        seen[now] = self._seen[now]
-      self._seen = seen
 
   def _blank(self) -> state_lib.TrainState:
     """The state before the first step, whose slots hold nothing."""
@@ -327,7 +286,7 @@ class PagedRoute:
     """Makes resident what a step needs, and takes it; the state is donated."""
     if self._marks is None:
       self._marks = (0, 0, 0.0, time.monotonic(), number)
-    self._note(number)
+    self._lookout.before(number, self.plan, lambda: self._counts.total[1])
     rows = self._pager.enter(number, paging.rows_of(state))
     stage = self.plan.stage_at(number)
     if self._around is None or self._around[0] != stage.index:
@@ -341,7 +300,7 @@ class PagedRoute:
         self._key,
     )
     self._counts.add(metrics.samples_of_node)
-    self._pairs.add(number, metrics.nodes_of_rays)
+    self._lookout.add(number, metrics.nodes_of_rays)
     self._number = number + 1
     return state, metrics
 
@@ -389,7 +348,7 @@ class PagedRoute:
     self._pager.collect(paging.rows_of(state))
     arrays = leaves.host_copies(_without_rows(state))
     arrays[_COUNTS] = self._counts.total
-    arrays.update(self._pair_arrays())
+    arrays.update(self._lookout.arrays(_PAIRS))
     summary = self.summary()
     self._num_commits += 1
     with processes.first_before_others(f'commit {self._num_commits}'):

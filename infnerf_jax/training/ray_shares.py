@@ -22,12 +22,12 @@ from infnerf_jax.training import visits as visits_lib
 _NUM_ITERATIONS = 40
 # Rays that end in a node are drawn so often in a round, beside ordinary
 # batches; their losses have the reciprocal weight.
-_ROUND_GAIN = (0.25, 4.0)
-_GAIN = (0.25, 4.0)  # over all rounds that are planned together
+_ROUND_GAIN = (0.5, 2.0)
+_GAIN = (1 / 1.5, 1.5)  # over all rounds that are planned together
 _GAIN_POWER = 0.2
 # Of a node's rays in a round a stage draws at most so many times its even part:
 # batches that show little at a time teach the nodes that many rays cross badly.
-_MOST_AT_A_TIME = 2.0
+_MOST_AT_A_TIME = 1.5
 # Of a stage's length beside the mean: nodes come and go evenly.
 _LENGTH = (0.5, 2.0)
 _SHARPNESS = 5.0

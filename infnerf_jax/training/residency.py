@@ -45,7 +45,7 @@ _TOGETHER = 4
 # and their samples lie elsewhere.
 _FIRST_ROUND = 1 / 3
 # Beyond these a round's gains are not made up for by the losses' weights.
-_LOSS_RATES = (0.15, 7.0)
+_LOSS_RATES = (0.25, 4.0)
 _ALL = np.iinfo(np.int64).max
 
 

@@ -3,11 +3,12 @@
 What a paging run's next rounds are planned from. All processes count the same.
 """
 
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
-from infnerf_jax.training import ray_shares
+from infnerf_jax.storage import leaves
+from infnerf_jax.training import ray_shares, residency
 
 # Every so many steps are looked at: thousands of samples a step are enough.
 _EVERY = 4
@@ -103,3 +104,74 @@ class PairTally:
     for nodes in waiting:
       self._count(nodes)
     self._put_together()
+
+
+class Lookout:
+  """What each phase of a plan is made from: the steps before it.
+
+  A phase is planned some steps before it begins: batches are drawn ahead, in a
+  thread of their own, which must not have to wait for steps that wait for it.
+  """
+
+  _TALLY, _SEEN = 'tally', 'seen'
+
+  def __init__(self, num_nodes: int, num_ahead: int):
+    """Has seen nothing.
+
+    Args:
+      num_nodes: N.
+      num_ahead: steps before a phase up to which it is planned from.
+    """
+    self._tally, self._num_ahead = PairTally(num_nodes), num_ahead
+    self._seen: dict[int, ray_shares.Seen] = {}
+
+  def of_phase(self, number: int) -> ray_shares.Seen | None:
+    """What a phase is planned from, None: nothing but what was foretold."""
+    return self._seen.get(number)
+
+  def before(
+      self, step: int, plan: residency.Plan, trained: Callable[[], np.ndarray]
+  ) -> None:
+    """Notes what there is to note before a step.
+
+    Args:
+      step: about to be done; all are told, in order.
+      plan: of the run.
+      trained: [N] samples that each node has learned of so far.
+    """
+    phases, now = plan.phases, plan.phase_at(step)
+    present, after = phases[now], now + 1
+    begins = now == 0 or phases[now - 1].group != present.group
+    if begins and step == present.first:
+      self._tally.restart(step, trained())
+    if after == len(phases) or phases[after].group != present.group:
+      return
+    if step == phases[after].first - self._num_ahead:
+      # Of phases that are over nothing is kept.
+      seen = {n: x for n, x in self._seen.items() if n == now}
+      self._seen = {**seen, after: self._tally.seen(step, trained())}
+
+  def add(self, step: int, nodes_of_rays) -> None:
+    """Counts a step's [R, 1 + S] `StepMetrics.nodes_of_rays`."""
+    self._tally.add(step, nodes_of_rays)
+
+  def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+    """All that `restore` needs, by name."""
+    seen = {str(number): x._asdict() for number, x in self._seen.items()}
+    parts = {self._TALLY: self._tally.arrays(), self._SEEN: seen}
+    named = leaves.named_leaves({prefix: parts})
+    return {name: np.asarray(x) for name, x in named.items()}
+
+  def restore(self, prefix: str, arrays: dict[str, Any]) -> None:
+    """Takes its own out of named arrays, if they are among them."""
+    mine = [name for name in arrays if name.startswith(prefix + '/')]
+    if not mine:
+      return
+    parts = leaves.nested({name: arrays.pop(name) for name in mine})[prefix]
+    self._tally.restore(parts[self._TALLY])
+    self._seen = {
+        int(number): ray_shares.Seen(
+            **{**seen, 'num_steps': int(seen['num_steps'])}
+        )
+        for number, seen in parts.get(self._SEEN, {}).items()
+    }

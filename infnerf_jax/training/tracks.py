@@ -18,8 +18,7 @@ _CURVE_LEVELS = 20
 # Of a level's line a window is at least that many times the part that the
 # longest line's is: rays that end in levels above bring samples to few nodes,
 # which cost little.
-_LEAST_PART = 3.0
-_LONGEST = 4.0
+_LEAST_PART = 2.0
 
 
 class Track(NamedTuple):
@@ -108,13 +107,14 @@ def _share_slots(sizes, samples, num_slots) -> list[int] | None:
   """Slots of each track; None: some would have fewer than two.
 
   With windows of n nodes about 1 / sqrt(n) of their rays' samples lie outside:
-  the least in all is lost with n in proportion to samples ** (2 / 3).
+  the least in all is lost with n in proportion to samples ** (2 / 3). But nodes
+  learn by steps, whatever samples each brings: all would be resident as long
+  with equal parts of their lines. Between the two lies the geometric mean.
   """
   sizes = np.asarray(sizes, np.float64)
-  wish = np.maximum(samples, 1e-9) ** (2 / 3) / sizes
+  wish = (np.maximum(samples, 1e-9) ** (2 / 3) / sizes) ** 0.5
   wish /= wish.max()
   longest = int(np.argmax(sizes))
-  wish[longest] *= _LONGEST
 
   def part(scale):
     """Of each line, if the neediest one had `scale` of its own."""

@@ -176,7 +176,7 @@ def _shares(plan, pairs, mass, num_steps):
 def test_every_node_gets_its_part_of_the_samples():
   octree = _octree()
   mass, pairs = _spread_samples(octree)
-  held = capacity.of_slots(24, _SPEC)
+  held = capacity.of_slots(40, _SPEC)
   plan = residency.Plan(
       octree, held, mass, num_steps=3000, pairs=pairs, num_rays=16
   )
@@ -187,7 +187,7 @@ def test_rounds_make_up_for_what_was_foretold_wrongly():
   octree = _octree()
   mass, pairs = _spread_samples(octree)
   _, other = _spread_samples(octree, seed=1)
-  held = capacity.of_slots(24, _SPEC)
+  held = capacity.of_slots(40, _SPEC)
   blind = residency.Plan(
       octree, held, mass, num_steps=3000, pairs=other, num_rays=16
   )
@@ -215,7 +215,7 @@ def test_rounds_make_up_for_what_was_foretold_wrongly():
 def test_losses_weigh_what_is_drawn_more_often_less():
   octree = _octree()
   mass, pairs = _spread_samples(octree)
-  held = capacity.of_slots(24, _SPEC)
+  held = capacity.of_slots(40, _SPEC)
   plan = residency.Plan(
       octree, held, mass, num_steps=3000, pairs=pairs, num_rays=16
   )
