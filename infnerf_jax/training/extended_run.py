@@ -15,6 +15,7 @@ from infnerf_jax.scene import split as split_lib
 from infnerf_jax.storage import leaves
 from infnerf_jax.training import (
     coverage,
+    growth,
     optimizer,
     retraining,
     run_files,
@@ -187,7 +188,7 @@ def step_options(
   """
   first = extension.first_step
   length = config.num_steps - first
-  rehearsal = round(config.growth_rehearsal * length)
+  rehearsal = growth.rehearsal_steps(config.growth_rehearsal, length)
   return dataclasses.replace(
       options,
       first_step=first,
