@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags, logging
 
-from infnerf_jax import errors
+from infnerf_jax import errors, heap
 
 _FAILED = 1
 _BAD_INPUT = 2
@@ -45,6 +45,7 @@ def run(main) -> None:
   Args:
     main: takes argv without flags (`argv[0]` is the program).
   """
+  heap.use_one_arena()
   try:
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse_flags)
   except KeyboardInterrupt:

@@ -7,6 +7,7 @@
 
 #include "lookup.h"
 #include "mlp.h"
+#include "pages.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -73,6 +74,7 @@ uint64_t new_call_id() {
 // stored: features [S, IN] in sorted order for the backward pass, or null.
 void forward(const Call& call, const int64_t* layout, float* raw, float* rgb,
              float* stored) {
+  use_large_pages(call.table, 4 * call.num_slots * call.rows * F);
   const Sorted sorted =
       sort_by_slot(call.slot, call.samples, call.num_slots);
   const auto chunks = make_chunks(sorted, CHUNK);

@@ -5,6 +5,7 @@
 
 #include "adam.h"
 #include "lookup.h"
+#include "pages.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -23,6 +24,7 @@ ffi::Error HashLookup(F32 table, F32 position, S32 slot, ffi::Result<F32> out,
   const int64_t samples = slot.element_count();
   const auto dims = table.dimensions();
   const Sorted sorted = sort_by_slot(slot.typed_data(), samples, dims[0]);
+  use_large_pages(table.typed_data(), table.size_bytes());
   float* features = out->typed_data();
   if (sorted.num_valid() < samples) {
     std::fill(features, features + L * samples * F, 0.0f);
@@ -111,6 +113,9 @@ ffi::Error SparseAdam(F32 table, F32 moments, S32 steps, F32 rate,
   keep(moments_out->typed_data(), moments.typed_data(), moments.size_bytes());
   keep(steps_out->typed_data(), steps.typed_data(), steps.size_bytes());
   if (!apply.typed_data()[0]) return ffi::Error::Success();
+  use_large_pages(table_out->typed_data(), table.size_bytes());
+  use_large_pages(moments_out->typed_data(), moments.size_bytes());
+  use_large_pages(steps_out->typed_data(), steps.size_bytes());
 
   const auto dims = table.dimensions();
   const int num_calls = int(rest.size() / 3);

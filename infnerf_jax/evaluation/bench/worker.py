@@ -15,6 +15,8 @@ import time
 
 import psutil
 
+from infnerf_jax import heap
+
 _PACKAGE = 'infnerf_jax.evaluation.bench'
 
 
@@ -60,6 +62,7 @@ def _device() -> str:
 
 def main() -> None:
   """Serves the parent until stdin ends."""
+  heap.use_one_arena()  # as commands do
   stream = _protocol_stream()
   answer = lambda message: print(json.dumps(message), file=stream, flush=True)
   start = time.perf_counter()
