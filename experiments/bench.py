@@ -5,8 +5,9 @@ python -m experiments.bench --suite=train --out=FILE.json
 Suites: train (about 5 minutes on two cores), render (2), kernels (2),
 complexity (6; draws FILE.png beside), scaling (3, of which counts only: any
 load will do; draws FILE.png), pictures (3; of --workdir), maps (3; of
---workdir), canvas (an hour, 40 GB of disk; less with --canvas), out_of_core
-(15; trains configs/out_of_core.py twice), all.
+--workdir), canvas (an hour, 40 GB of disk; less with --canvas), view (1; of
+--workdir, in Chromium), out_of_core (15; trains configs/out_of_core.py twice),
+all.
 FILE.json holds the machine and a list of rows {name, value, unit, reference,
 ratio, target, passed, ...}; what cannot run here (no torch, no GPU) is a
 row that says so. The peer needs torch, which nothing else does. Measure on a
@@ -45,8 +46,8 @@ _CPU_FRAME = flags.DEFINE_integer(
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'Trained run, or several with commas between: of pictures, maps and canvas'
-    ' the first, of complexity all.',
+    'Trained run, or several with commas between: of pictures, maps, canvas and'
+    ' view the first, of complexity all.',
 )
 _MAP = flags.DEFINE_string(
     'map', None, 'FILE.tif of --workdir that maps looks at; default: makes one.'

@@ -328,6 +328,7 @@ def load(
     spec = settings.model_spec(config, octree)
     options = settings.render_options(config)
     background = tuple(config.background)
+    joins, growth_steps = extended_run.growth_of_stage(config, stage)
   except (AttributeError, KeyError) as error:
     raise errors.InputError(
         f'{workdir / workdir_lib.CONFIG}: {str(error).splitlines()[0]},'
@@ -337,7 +338,6 @@ def load(
   _check_parameters(params, spec, folder)
   num_slots = params['nodes']['table'].shape[0]
   slots = node_pool.identity_slots(octree.num_nodes, num_slots)
-  joins, growth_steps = extended_run.growth_of_stage(config, stage)
   # Levels that had not joined yet know nothing: ancestors stand in for them.
   tree = growth.active_tree(
       scene_model.tree_arrays(octree, slots),

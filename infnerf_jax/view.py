@@ -8,7 +8,7 @@ import numpy as np
 from infnerf_jax import errors, loaded
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.geometry import map_frame
-from infnerf_jax.products import paths, surroundings
+from infnerf_jax.products import camera_path, paths, surroundings
 from infnerf_jax.scene import pyramid as pyramid_lib
 from infnerf_jax.storage import checkpoint, node_store
 from infnerf_jax.viewer import app, web
@@ -52,9 +52,8 @@ def _frame(scene) -> map_frame.MapFrame:
 def _first_camera(scene) -> tuple[cameras_lib.Cameras, np.ndarray, np.ndarray]:
   """(A camera that sees the scene as photos do, its target, up)."""
   if len(scene.photo_names):
-    path = paths.spiral_path(
-        scene.cameras, scene.octree, num_frames=1, width=640
-    )
+    frames = camera_path.Frames(num=1, width=640)
+    path = paths.spiral_path(scene.cameras, scene.octree, frames)
     camera = cameras_lib.take(path.cameras, 0)
     view = surroundings.surround(scene.cameras, scene.octree)
     pose = camera.cam_to_world

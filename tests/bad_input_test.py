@@ -44,6 +44,10 @@ def _truncated(folder):
   (folder / 'scene.json').write_text('{"coordinate_system": "EPSG:3261')
 
 
+def _unknown_system(folder):
+  (folder / 'scene.json').write_text('{"coordinate_system": "EPSG:999999"}')
+
+
 def _bomb(folder):
   (folder / 'cameras.json').unlink()
   (folder / 'a.xml').write_text(
@@ -56,6 +60,7 @@ def _bomb(folder):
     'spoil, message',
     [
         (_truncated, 'scene.json: got .* expected JSON'),
+        (_unknown_system, "scene.json: coordinate_system: got 'EPSG:999999'"),
         (_leaving, r'\.\./\.\./secret\.png.* inside the scene folder'),
         (_bomb, 'a.xml: got entities or a document type'),
     ],

@@ -148,6 +148,11 @@ def test_files_that_do_not_fit_together_are_refused(run, tmp_path):
   (folder / 'config.json').write_text(json.dumps(config))
   with pytest.raises(errors.InputError, match='appearance: got 4, expected 8'):
     infnerf_jax.load(folder)
+  # A field that the writer did not know yet.
+  del config['logging']['samples_by_node']
+  (folder / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(errors.InputError, match='config.json: .*samples_by_node'):
+    infnerf_jax.load(folder)
   del config['field']
   (folder / 'config.json').write_text(json.dumps(config))
   with pytest.raises(errors.InputError, match='config.json: .*field'):

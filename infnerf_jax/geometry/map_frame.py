@@ -78,6 +78,25 @@ def _parse(text: str, what: str) -> pyproj.CRS:
     ) from None
 
 
+def check_system(stated: Any, where: str) -> None:
+  """Refuses a code or definition of a coordinate system that is unknown.
+
+  Args:
+    stated: what a scene says; words that name no system are left alone.
+    where: file and field, for the message.
+
+  Raises:
+    InputError: it is unknown.
+  """
+  if _names_system(str(stated)):
+    _parse(str(stated), where)
+
+
+def _names_system(stated: str) -> bool:
+  """Whether a text is meant for pyproj; scenes may say anything."""
+  return bool(_CODE.match(stated) or _DEFINITION.match(stated))
+
+
 def _checked_map(crs: pyproj.CRS, what: str) -> pyproj.CRS:
   """Refuses a map whose axes are not metres."""
   units = {axis.unit_name for axis in crs.axis_info[:2]}
@@ -173,7 +192,7 @@ def make_frame(frame: dict[str, Any], crs: str | None = None) -> MapFrame:
   """
   stated = str(frame.get('coordinate_system') or 'unknown')
   wanted = _checked_map(_parse(crs, '--crs'), '--crs') if crs else None
-  if not (_CODE.match(stated) or _DEFINITION.match(stated)):
+  if not _names_system(stated):
     local = _local(frame, stated)
     if wanted is None:
       return local

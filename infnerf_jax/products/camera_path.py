@@ -32,45 +32,63 @@ class CameraPath(NamedTuple):
   fps: float
 
 
+class Frames(NamedTuple):
+  """What a film is made of, whatever its way.
+
+  Attributes:
+    num: views.
+    width: pixels; 0 derives it from the photos.
+    height: pixels; 0 likewise.
+    fps: frames a second.
+    pixel_size: width of a training pixel in the photos' pixels.
+  """
+
+  num: int = 120
+  width: int = 0
+  height: int = 0
+  fps: float = 24.0
+  pixel_size: float = 1.0
+
+
 def size_of_views(
-    view: surroundings.Surround, width, height, pixel_size
+    view: surroundings.Surround, frames: Frames
 ) -> tuple[int, int]:
   """Even width and height, as videos want them.
 
   Args:
     view: what the photos tell.
-    width: pixels; 0 derives it from the photos.
-    height: pixels; 0 likewise.
-    pixel_size: width of a training pixel in the photos' pixels.
+    frames: of the film.
 
   Returns:
     (width, height).
   """
+  width, height = frames.width, frames.height
   if not width and height:
     width = round(height * view.aspect)
   elif not width:
     # Pixels finer than half an octave below the photos' show what nothing
     # was trained for.
-    width = min(_MAX_WIDTH, round(FINEST * view.width / pixel_size))
+    width = min(_MAX_WIDTH, round(FINEST * view.width / frames.pixel_size))
   if not height:
     height = round(width / view.aspect)
   even = lambda n: max(2, int(n) // 2 * 2)
   return even(width), even(height)
 
 
-def pinhole_path(poses, view, size, fps) -> CameraPath:
+def pinhole_path(
+    poses, view: surroundings.Surround, frames: Frames
+) -> CameraPath:
   """Pinhole cameras of one size at the poses.
 
   Args:
     poses: N arrays [3, 4], camera to world.
     view: what the photos tell, for the field of view.
-    size: (width, height).
-    fps: frames a second.
+    frames: of the film.
 
   Returns:
     CameraPath.
   """
-  width, height = size
+  width, height = size_of_views(view, frames)
   focal = 0.5 * width / math.tan(0.5 * view.fov)
   cameras = [
       cameras_lib.make_camera(
@@ -82,7 +100,7 @@ def pinhole_path(poses, view, size, fps) -> CameraPath:
       cameras=cameras_lib.stack(cameras),
       names=tuple(f'{i:05d}' for i in range(len(cameras))),
       pixel_size=1.0,
-      fps=fps,
+      fps=frames.fps,
   )
 
 

@@ -20,12 +20,7 @@ _TURN_SHARE = 0.02
 def flyover_path(
     cameras: cameras_lib.Cameras,
     octree: tree_lib.Octree,
-    *,
-    num_frames: int = 120,
-    width: int = 0,
-    height: int = 0,
-    fps: float = 24.0,
-    pixel_size: float = 1.0,
+    frames: camera_path.Frames = camera_path.Frames(),
 ) -> camera_path.CameraPath:
   """Along the flight: over the photos' places in order of name, looking ahead.
 
@@ -36,22 +31,18 @@ def flyover_path(
   Args:
     cameras: table [P] of the photos.
     octree: tree.
-    num_frames: views.
-    width: pixels, 0 derives it.
-    height: pixels, 0 derives it.
-    fps: frames a second.
-    pixel_size: width of a training pixel in the photos' pixels.
+    frames: of the film.
 
   Returns:
     CameraPath.
   """
   view = surroundings.surround(cameras, octree)
   poses = np.asarray(cameras.cam_to_world, np.float64)
-  track = _smooth_track(poses[:, :, 3], num_frames)
+  track = _smooth_track(poses[:, :, 3], frames.num)
   axes = np.stack([view.east, view.north, view.up])
-  ahead = np.gradient(track, axis=0) @ axes.T if num_frames > 1 else axes[1:2]
+  ahead = np.gradient(track, axis=0) @ axes.T if frames.num > 1 else axes[1:2]
   angle = np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
-  angle = _smoothed(angle[:, None], _TURN_SHARE * num_frames)[:, 0]
+  angle = _smoothed(angle[:, None], _TURN_SHARE * frames.num)[:, 0]
   down = np.clip(-poses[:, :, 2] @ view.up, -1.0, 1.0)
   tilt = float(np.clip(np.median(np.arccos(down)), *_FLYOVER_TILT))
   forward = (
@@ -69,8 +60,7 @@ def flyover_path(
       cameras_lib.look_at(place, place + towards, view.up)
       for place, towards in zip(track, forward, strict=True)
   ]
-  size = camera_path.size_of_views(view, width, height, pixel_size)
-  return camera_path.pinhole_path(views, view, size, fps)
+  return camera_path.pinhole_path(views, view, frames)
 
 
 def _smoothed(values, width: float) -> np.ndarray:

@@ -60,12 +60,7 @@ def _circle_size(
 def spiral_path(
     cameras: cameras_lib.Cameras,
     octree: tree_lib.Octree,
-    *,
-    num_frames: int = 120,
-    width: int = 0,
-    height: int = 0,
-    fps: float = 24.0,
-    pixel_size: float = 1.0,
+    frames: camera_path.Frames = camera_path.Frames(),
 ) -> camera_path.CameraPath:
   """A spiral around the scene that stays where photos were taken.
 
@@ -76,11 +71,7 @@ def spiral_path(
   Args:
     cameras: table [P] of the photos.
     octree: tree.
-    num_frames: views.
-    width: pixels, 0 derives it.
-    height: pixels, 0 derives it.
-    fps: frames a second.
-    pixel_size: width of a training pixel in the photos' pixels.
+    frames: of the film.
 
   Returns:
     CameraPath.
@@ -92,7 +83,7 @@ def spiral_path(
   flat = view.offsets - heights[:, None] * view.up
   distances = np.linalg.norm(flat, axis=-1)
   radius, altitude = _circle_size(view, poses, heights, distances)
-  share = np.linspace(0.0, 1.0, num_frames)
+  share = np.linspace(0.0, 1.0, frames.num)
   turn = 2 * np.pi * _TURNS * share
   circle = (
       lambda a: np.cos(a)[:, None] * view.east + np.sin(a)[:, None] * view.north
@@ -114,8 +105,7 @@ def spiral_path(
       cameras_lib.look_at(view.target + offset, view.target, view.up)
       for offset in offsets
   ]
-  size = camera_path.size_of_views(view, width, height, pixel_size)
-  return camera_path.pinhole_path(poses, view, size, fps)
+  return camera_path.pinhole_path(poses, view, frames)
 
 
 def _closest_view(view: surroundings.Surround, focal, pixel_size) -> float:
@@ -128,12 +118,7 @@ def _closest_view(view: surroundings.Surround, focal, pixel_size) -> float:
 def zoom_path(
     cameras: cameras_lib.Cameras,
     octree: tree_lib.Octree,
-    *,
-    num_frames: int = 120,
-    width: int = 0,
-    height: int = 0,
-    fps: float = 24.0,
-    pixel_size: float = 1.0,
+    frames: camera_path.Frames = camera_path.Frames(),
 ) -> camera_path.CameraPath:
   """From far above to close up, by the same factor every frame.
 
@@ -144,27 +129,23 @@ def zoom_path(
   Args:
     cameras: table [P] of the photos.
     octree: tree.
-    num_frames: views.
-    width: pixels, 0 derives it.
-    height: pixels, 0 derives it.
-    fps: frames a second.
-    pixel_size: width of a training pixel in the photos' pixels.
+    frames: of the film.
 
   Returns:
     CameraPath.
   """
   view = surroundings.surround(cameras, octree)
-  width, height = camera_path.size_of_views(view, width, height, pixel_size)
+  width, _ = camera_path.size_of_views(view, frames)
   focal = 0.5 * width / math.tan(0.5 * view.fov)
   level = int(octree.level.max())
   first = octree.side * focal / (_FIRST_SHARE * width)
   last = max(
       float(octree.node_gsd(level)) * focal * math.sqrt(math.pi),
       octree.side / 2.0**level,
-      _closest_view(view, focal, pixel_size),
+      _closest_view(view, focal, frames.pixel_size),
   )
   last = min(last, 0.5 * first)
-  share = np.linspace(0.0, 1.0, num_frames)
+  share = np.linspace(0.0, 1.0, frames.num)
   distance = first * (last / first) ** share
   tilt = _LAST_TILT * share**2
   poses = []
@@ -174,7 +155,7 @@ def zoom_path(
         # North appears upwards, straight above the target too.
         cameras_lib.look_at(view.target + far * away, view.target, view.north)
     )
-  return camera_path.pinhole_path(poses, view, (width, height), fps)
+  return camera_path.pinhole_path(poses, view, frames)
 
 
 def make_path(
@@ -220,9 +201,7 @@ def make_path(
       'zoom': zoom_path,
       'flyover': flyover.flyover_path,
   }
-  make = make[kind]
-  return make(
-      loaded.cameras, loaded.octree, num_frames=num_frames,
-      width=width, height=height, fps=fps or 24.0,
-      pixel_size=loaded.downscale,
-  )  # fmt: skip
+  frames = camera_path.Frames(
+      num_frames, width, height, fps or 24.0, loaded.downscale
+  )
+  return make[kind](loaded.cameras, loaded.octree, frames)

@@ -4,6 +4,7 @@ A PLY file begins with its counts, which are known last; so the rows wait in
 `FILE.part.vertex` and `FILE.part.face`, and FILE appears when it is complete.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -83,7 +84,8 @@ class PlyStream:
       rows[axis], rows[normal] = positions[:, i], normals[:, i]
     for i, name in enumerate(('red', 'green', 'blue')):
       rows[name] = colors[:, i]
-    rows.tofile(self._parts['vertex'])
+    # Not `tofile`, whose error does not say that the disk is full.
+    self._parts['vertex'].write(rows.tobytes())
     first = self.num_vertices
     self.num_vertices += len(rows)
     return first
@@ -92,7 +94,7 @@ class PlyStream:
     """Appends triangles: [M, 3] indices of vertices."""
     rows = np.empty(len(faces), FACE)
     rows['count'], rows['vertex_indices'] = 3, faces
-    rows.tofile(self._parts['face'])
+    self._parts['face'].write(rows.tobytes())
     self.num_faces += len(rows)
 
   def _header(self) -> bytes:
@@ -123,6 +125,7 @@ class PlyStream:
 
   def _remove(self) -> None:
     for part in self._parts.values():
-      part.close()
+      with contextlib.suppress(OSError):  # what does not fit is not wanted
+        part.close()
     for name in self._names:
       name.unlink(missing_ok=True)

@@ -216,6 +216,18 @@ def compare_precisions(loaded, *, max_views: int = 8) -> dict[str, Any]:
   return found
 
 
+def _check_out(out) -> None:
+  """Refuses a folder that cannot be made; addresses answer for themselves."""
+  if '://' in str(out):
+    return
+  try:
+    pathlib.Path(out).mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise errors.InputError(
+        f'--out: {out}: {error.strerror}, expected a folder that can be written'
+    ) from None
+
+
 def export_store(
     loaded,
     out,
@@ -245,6 +257,7 @@ def export_store(
         f'--precision: got {precision!r}, expected one of'
         f' {", ".join(row_codec.PRECISIONS)}'
     )
+  _check_out(out)
   octree, slots = active_part(loaded)
   header = store_header(loaded, precision, octree)
   group = header.group()

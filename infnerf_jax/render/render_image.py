@@ -23,6 +23,9 @@ OUTPUTS = (
     'coverage', 'half_distance', 'statistics',
 )  # fmt: skip
 DEFAULT_OUTPUTS = ('rgb', 'depth', 'distance', 'opacity')
+# Corners of tiles fill this many blocks at least: pictures with fewer, of
+# whatever size, are one program.
+CORNER_BLOCKS = 4
 
 
 class RenderStatistics(NamedTuple):
@@ -261,6 +264,8 @@ def _propose(model, spec, cameras, options, crop, pixel_size, ray_block):
     )
     weights.append(part)
     touched = touched | np.asarray(slots)
+  spare = jnp.zeros_like(weights[0])
+  weights += [spare] * (CORNER_BLOCKS - len(weights))
   corners = ray_block_lib.Corners(jnp.concatenate(weights), np.int32(width))
   return corners, touched
 

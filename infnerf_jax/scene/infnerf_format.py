@@ -14,6 +14,7 @@ import numpy as np
 
 from infnerf_jax import errors, npz_files
 from infnerf_jax.geometry import cameras as cameras_lib
+from infnerf_jax.geometry import map_frame
 from infnerf_jax.scene import camera_models, photo_files, ply, scene, validate
 
 FILE = 'cameras.json'
@@ -146,6 +147,9 @@ def _frame(path: pathlib.Path):
             f'{where}: got {value.tolist()}, expected finite numbers'
         )
       frame[field] = value.tolist()
+  map_frame.check_system(
+      content.get('coordinate_system'), f'{path}: coordinate_system'
+  )
   known = {'offset', 'rotation', 'report'}
   frame.update({k: v for k, v in content.items() if k not in known})
   report = {}

@@ -1,6 +1,5 @@
 """What a run would do: nodes, memory, disk and time, without training."""
 
-import pathlib
 import shutil
 import time
 from typing import Any
@@ -14,6 +13,7 @@ from infnerf_jax.models import node_pool
 from infnerf_jax.training import gradients, settings, setup
 from infnerf_jax.training import state as state_lib
 from infnerf_jax.training import step as step_lib
+from infnerf_jax.training import workdir as workdir_lib
 
 _TIMED_STEPS = 4
 # Of the process beside the nodes: programs, rays, libraries (measured).
@@ -32,7 +32,12 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
   Returns:
     Nodes by level, bytes of memory and disk, seconds; `warnings`: what is
     wrong with the scene; `fits`: whether memory and disk are there.
+
+  Raises:
+    InputError: of the config or the scene, or nothing can be written to the
+      workdir.
   """
+  workdir_lib.check_place(workdir)
   plan = setup.make_plan(config, workdir, _num_shards(config))
   rows = node_pool.row_bytes(plan.spec.field)
   size = np.asarray(plan.scene.cameras.width, np.int64) * np.asarray(
@@ -63,7 +68,9 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
       'resident_nodes': min(resident, sum(by_level)),
       'photo_cache_bytes': int(cached),
       'disk_bytes': int(cached + kept),
-      'disk_free_bytes': shutil.disk_usage(_existing(workdir)).free,
+      'disk_free_bytes': shutil.disk_usage(
+          workdir_lib.existing(workdir)
+      ).free,
       'memory_available_bytes': psutil.virtual_memory().available,
       'warnings': _warnings(plan),
   }
@@ -112,14 +119,6 @@ def _num_shards(config) -> int:
   if config.devices.node or not config.devices.data:
     return config.devices.node or 1
   return max(1, jax.device_count() // config.devices.data)
-
-
-def _existing(path):
-  """The path or its nearest parent that exists."""
-  path = pathlib.Path(path).absolute()
-  while not path.exists():
-    path = path.parent
-  return path
 
 
 def _time_steps(config, plan) -> tuple[float, float]:

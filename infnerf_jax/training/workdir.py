@@ -1,5 +1,6 @@
 """The folder of a run: one writer, one config, its origin on record."""
 
+import errno
 import json
 import os
 import pathlib
@@ -72,6 +73,36 @@ class Workdir:
       self._lock = None
 
 
+def existing(path) -> pathlib.Path:
+  """The path or its nearest parent that exists."""
+  path = pathlib.Path(path).absolute()
+  while not path.exists():
+    path = path.parent
+  return path
+
+
+def check_place(workdir) -> None:
+  """Refuses a workdir that could not be written; makes nothing.
+
+  Raises:
+    InputError: it, or its nearest parent that exists, is no folder to write to.
+  """
+  place = existing(workdir)
+  if not place.is_dir():
+    number = errno.ENOTDIR
+  elif not os.access(place, os.W_OK | os.X_OK):
+    number = errno.EACCES
+  else:
+    return
+  raise _no_place(workdir, os.strerror(number))
+
+
+def _no_place(workdir, reason) -> errors.InputError:
+  return errors.InputError(
+      f'--workdir: {workdir}: {reason}, expected a folder to write to'
+  )
+
+
 def prepare_workdir(
     workdir,
     config: ml_collections.ConfigDict,
@@ -98,9 +129,7 @@ def prepare_workdir(
     path.mkdir(parents=True, exist_ok=True)
     lock = _take_lock(path / LOCK)
   except OSError as e:
-    raise errors.InputError(
-        f'{path}: {e.strerror}, expected a folder to write to'
-    ) from e
+    raise _no_place(path, e.strerror) from e
   before = None
   try:
     if (path / CONFIG).exists():

@@ -11,14 +11,18 @@ from absl import logging
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.viewer import (
-    measure,
-    panels,
-    render_loop,
-    renderer,
-    session,
-    views,
-    web,
-)
+  measure,
+  panels,
+  pictures,
+  render_loop,
+  renderer,
+  session,
+  views,
+  web,
+)  # fmt: skip
+
+# Pixels of the picture that a page shows before it has said how large it is.
+_FIRST_SIZE = 160, 90
 
 
 class Surroundings(NamedTuple):
@@ -97,18 +101,18 @@ class Viewer:
     self.photo_names = tuple(loaded.photo_names)
     self.cameras = loaded.cameras
     self._sessions: dict[int, session.Session] = {}
-    self._tabs: dict[str, session.Session] = {}
     self._closed = threading.Event()
     self.loop = render_loop.RenderLoop(renders)
     try:
-      self.loop.call(lambda r: r.warm(self.appearance)).result()
+      first = self._first_picture()
       self.server = web.start_server(
-          host, port, token=token, label='infnerf_jax', answer=self._pointer
-      )
+          host, port, token=token, label='infnerf_jax', answer=self._pointer,
+          first=web.first_picture(first),
+      )  # fmt: skip
     except BaseException:
       self.loop.close()
       raise
-    self.server.scene.set_up_direction(tuple(map(float, around.up)))
+    self._begin_at_first_view()
     self.server.on_client_connect(self._connect)
     self.server.on_client_disconnect(self._disconnect)
     self._watcher = None
@@ -150,29 +154,44 @@ class Viewer:
     )
     return views.of_photo(camera, blank, float(distance))
 
+  def _first_picture(self) -> np.ndarray:
+    """[H, W, 3] uint8 of the first view; compiles what all pictures take."""
+    view = self.first_view(*_FIRST_SIZE)
+    camera = views.to_camera(view, self.box, self.near)
+    image = self.loop.call(
+        lambda r: r.render(camera, 1.0, self.appearance)
+    ).result()
+    return pictures.to_bytes(image.rgb)
+
+  def _begin_at_first_view(self) -> None:
+    """Where pages begin, and where viser's "Reset View" goes."""
+    view, place = self.first_view(*_FIRST_SIZE), self.place
+    camera = self.server.initial_camera
+    self.server.scene.set_up_direction(tuple(map(float, self.around.up)))
+    camera.position = place.from_world(view.position)
+    camera.look_at = place.from_world(view.target)
+    camera.up = -view.rotation[:, 1]
+    camera.fov = view.fov
+
   async def _connect(self, client) -> None:
     """A client is there; runs in the server's event loop."""
     web.deny_uploads(client._websock_connection)
     here = session.Session(self, client)
     self._sessions[client.client_id] = here
-    if tab := web.TAB.get():
-      self._tabs[tab] = here
     client.camera.on_update(_camera_listener(here))
     panels.build(here)
     width, height = client.camera.image_width, client.camera.image_height
     here.go_to(self.first_view(max(1, int(width)), max(1, int(height))))
 
   async def _disconnect(self, client) -> None:
-    here = self._sessions.pop(client.client_id, None)
-    self._tabs = {t: s for t, s in self._tabs.items() if s is not here}
+    self._sessions.pop(client.client_id, None)
     self.loop.remove(client.client_id)
 
-  def _pointer(self, tab: str, place: dict[str, Any]) -> dict[str, Any]:
-    here = self._tabs.get(tab)
-    if here is None and len(self._sessions) == 1:
-      # A page whose own socket does not carry the tab's name.
-      (here,) = list(self._sessions.values())[:1]
-    return here.pointer(place) if here is not None else {}
+  def _pointer(self, place: dict[str, Any]) -> dict[str, Any]:
+    for here in self.sessions():
+      if here.name == place.get('session'):
+        return here.pointer(place)
+    return {}
 
   def describe_place(self, point, gsd: float) -> str:
     """A point and its ground sampling distance as lines for the pointer."""

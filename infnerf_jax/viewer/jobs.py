@@ -4,7 +4,7 @@ import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.render import render_image
-from infnerf_jax.viewer import measure, pictures, render_loop, views
+from infnerf_jax.viewer import measure, pictures, render_loop, schedule, views
 from infnerf_jax.viewer import renderer as renderer_lib
 
 # Rays of a piece.
@@ -19,7 +19,9 @@ _TIMEOUT = 120.0
 def _in_pieces(loop, function, camera, pixel_size, *args) -> np.ndarray:
   """Rows of a camera's picture by a function of (renderer, part, *args)."""
   width, height = render_image.image_size(camera, pixel_size=pixel_size)
-  rows = max(1, _PIECE // max(width, 1))
+  rows = loop.call(
+      lambda r: schedule.band_rows(width, height, _PIECE, r.limits)
+  ).result(_TIMEOUT)
   parts = []
   for top in range(0, height, rows):
     bottom = min(top + rows, height)

@@ -1,18 +1,6 @@
 // What the viewer adds to viser's page: a scale bar and the ground sampling
 // distance and coordinates under the pointer, over a socket of their own.
 (() => {
-  // A name for this tab joins its two sockets on the server.
-  const tab = Array.from(crypto.getRandomValues(new Uint8Array(12)),
-                         (b) => b.toString(16).padStart(2, '0')).join('');
-  const Plain = window.WebSocket;
-  window.WebSocket = class extends Plain {
-    constructor(address, protocols) {
-      const url = new URL(address, window.location.href);
-      url.searchParams.delete('token');
-      url.searchParams.set('tab', tab);
-      super(url.href, protocols);
-    }
-  };
   // The token is in a cookie by now: keep it out of histories and screens.
   const here = new URL(window.location.href);
   if (here.searchParams.has('token')) {
@@ -40,6 +28,18 @@
     const tip = make('display:none;');
     tip.id = 'infnerf-pointer';
     let pointer = null, socket = null, waiting = false;
+    // The picture that came with the page gives way to the client's own, which
+    // is drawn a moment after the server knows of it, or to whatever viser says
+    // where there is none.
+    let first = document.getElementById('infnerf-first');
+    const giveWay = () => {
+      if (!first) return;
+      const gone = first;
+      first = null;
+      window.setTimeout(() => { gone.style.opacity = 0; }, 200);
+      window.setTimeout(() => { gone.remove(); }, 600);
+    };
+    window.setTimeout(giveWay, 10000);
 
     window.addEventListener('pointermove', (event) => {
       const canvas = event.target;
@@ -59,6 +59,7 @@
     });
 
     const show = (answer) => {
+      if ('bar' in answer) giveWay();
       const canvas = document.querySelector('canvas');
       bar.style.display = answer.bar && canvas ? '' : 'none';
       if (answer.bar && canvas) {
@@ -69,10 +70,15 @@
       tip.style.display = pointer && answer.text ? '' : 'none';
       tip.textContent = answer.text || '';
     };
+    // viser's socket is a worker's: what this page is called there comes
+    // with its panel, and another one where the server was away.
+    let session = '';
     const ask = () => {
-      if (waiting || !socket || socket.readyState !== 1) return;
+      const mark = document.getElementById('infnerf-session');
+      if (mark) session = mark.dataset.name;
+      if (waiting || !session || !socket || socket.readyState !== 1) return;
       waiting = true;
-      socket.send(JSON.stringify(pointer || {}));
+      socket.send(JSON.stringify({session, ...pointer}));
     };
     const connect = () => {
       const address = new URL('pointer', window.location.href);

@@ -12,31 +12,30 @@ import numpy as np
 from PIL import Image
 
 from infnerf_jax import errors
-from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.viewer import (
     jobs,
     measure_panel,
     meter,
     path_record,
+    photo_panel,
     pictures,
     views,
 )
 
-# A browser draws so many photos' cameras, and lists so many names.
-_MAX_FRUSTUMS, _MAX_NAMES = 200, 2000
-_COMPARE_WIDTH = 320
-_PHOTO_SHARE = 0.02  # of the root's side: a photo's frustum
-
 
 def build(here) -> None:
   """Makes all panels of a session."""
+  # What a client's panel holds reaches its page alone: page.js reads it.
+  here.client.gui.add_html(
+      f'<span id="infnerf-session" data-name="{here.name}" hidden></span>'
+  )
   tabs = here.client.gui.add_tab_group()
   with tabs.add_tab('View'):
     _view_panel(here)
   with tabs.add_tab('Octree'):
     _octree_panel(here)
   with tabs.add_tab('Photos'):
-    _photos_panel(here)
+    photo_panel.build(here)
   with tabs.add_tab('Measure'):
     measure_panel.build(here)
   with tabs.add_tab('Path'):
@@ -47,19 +46,15 @@ def _view_panel(here) -> None:
   app, gui = here.app, here.client.gui
   status = gui.add_markdown('')
   mode = gui.add_dropdown('Show', pictures.MODES, initial_value=here.mode)
-  names = ('mean',) + app.photo_names[:_MAX_NAMES]
+  names = ('mean',) + app.photo_names[: photo_panel.MAX_NAMES]
   if app.appearance_name not in names:
     names += (app.appearance_name,)
   looks = gui.add_dropdown(
       'Appearance', names, initial_value=app.appearance_name,
       hint='Exposure and white balance: the mean, or those of a photo.',
   )  # fmt: skip
-  flat = gui.add_checkbox(
-      'Orthographic', False, hint='Parallel rays: one scale all over.'
-  )
-  top = gui.add_button('From above, north up')
-  whole = gui.add_button('First view')
-  shot = gui.add_button('Screenshot (PNG)')
+  _camera_buttons(here)
+  _screenshots(here, gui.add_button('Screenshot (PNG)'))
   gui.add_markdown(f'Coordinates: {app.around.frame.note}')
 
   @mode.on_update
@@ -76,6 +71,28 @@ def _view_panel(here) -> None:
       tell(here, 'No such appearance', str(error))
       return
     here.refresh()
+
+  def show(picture):
+    words = [
+        'sharp' if picture.is_final else f'1/{picture.pixel_size:.3g} size …',
+        f'{picture.seconds:.1f} s',
+        jobs.speed(app.loop),
+    ]
+    if app.num_steps is not None:
+      words.append(f'step {app.num_steps:,}')
+    status.content = ' · '.join(filter(None, words))
+
+  here.on_picture.append(show)
+
+
+def _camera_buttons(here) -> None:
+  """Parallel rays, from above, and back to the beginning."""
+  app, gui = here.app, here.client.gui
+  flat = gui.add_checkbox(
+      'Orthographic', False, hint='Parallel rays: one scale all over.'
+  )
+  top = gui.add_button('From above, north up')
+  whole = gui.add_button('First view')
 
   @flat.on_update
   def _(_):
@@ -100,20 +117,6 @@ def _view_panel(here) -> None:
     if view is not None:
       here.go_to(app.first_view(view.width, view.height))
       flat.value = False
-
-  _screenshots(here, shot)
-
-  def show(picture):
-    words = [
-        'sharp' if picture.is_final else f'1/{picture.pixel_size:.3g} size …',
-        f'{picture.seconds:.1f} s',
-        jobs.speed(app.loop),
-    ]
-    if app.num_steps is not None:
-      words.append(f'step {app.num_steps:,}')
-    status.content = ' · '.join(filter(None, words))
-
-  here.on_picture.append(show)
 
 
 def _fov_of(app) -> float:
@@ -205,112 +208,9 @@ def _octree_panel(here) -> None:
   here.on_picture.append(show)
 
 
-def _photos_panel(here) -> None:
-  app, gui = here.app, here.client.gui
-  if not app.photo_names:
-    gui.add_markdown('This scene has no photos.')
-    return
-  visible = gui.add_checkbox('Show cameras', False)
-  names = app.photo_names[:_MAX_NAMES]
-  chosen = gui.add_dropdown('Photo', names)
-  go = gui.add_button('Look from there')
-  compare = gui.add_button('Compare with the photo')
-  result = gui.add_markdown('')
-  image = [None]
-  handles = []
-
-  def look(row):
-    view = here.view()
-    if view is not None:
-      distance = 0.25 * app.spec.root_side
-      camera = cameras_lib.take(app.cameras, row)
-      here.go_to(views.of_photo(camera, view, distance))
-
-  def show_pair(row):
-    result.content = f'**{names[row] if row < len(names) else row}** …'
-    try:
-      pair, words = _pair(here, row)
-    except (errors.InputError, OSError) as error:
-      result.content = str(error)
-      return
-    if image[0] is not None:
-      image[0].remove()
-    image[0] = gui.add_image(pair, format='jpeg', jpeg_quality=88)
-    result.content = words
-
-  @go.on_click
-  def _(_):
-    look(app.photo_names.index(chosen.value))
-
-  @compare.on_click
-  def _(_):
-    show_pair(app.photo_names.index(chosen.value))
-
-  def pick(row):
-    def clicked(_):
-      if app.photo_names[row] in names:
-        chosen.value = app.photo_names[row]
-      look(row)
-      show_pair(row)
-
-    return clicked
-
-  @visible.on_update
-  def _(_):
-    while handles:
-      handles.pop().remove()
-    if not visible.value:
-      return
-    count = len(app.photo_names)
-    for row in np.unique(np.linspace(0, count - 1, _MAX_FRUSTUMS).astype(int)):
-      frustum = _add_frustum(here, int(row))
-      frustum.on_click(pick(int(row)))
-      handles.append(frustum)
-
-
-def _add_frustum(here, row: int):
-  """A photo's camera in the browser's scene."""
-  camera = cameras_lib.take(here.app.cameras, row)
-  pose = np.asarray(camera.cam_to_world)
-  fov = 2 * np.arctan(0.5 * float(camera.height) / float(camera.intrinsics[1]))
-  units = here.app.spec.root_side / here.place.scale
-  return here.client.scene.add_camera_frustum(
-      f'/photos/{row}',
-      fov=float(min(fov, 2.5)),
-      aspect=float(camera.width) / float(camera.height),
-      scale=_PHOTO_SHARE * units,
-      thickness=2.0,
-      thickness_units='screen',
-      color=(255, 200, 0),
-      wxyz=views.rotation_to_quaternion(pose[:, :3]),
-      position=here.place.from_world(pose[:, 3]),
-  )
-
-
-def _pair(here, row: int):
-  """(Photo beside render, a line about them)."""
-  app = here.app
-  camera = cameras_lib.take(app.cameras, row)
-  name = app.photo_names[row]
-  appearance = app.loop.call(lambda r: r.appearance(name)).result()
-  render = jobs.picture(app.loop, camera, appearance, max_width=_COMPARE_WIDTH)
-  if app.around.photo_pixels is None:
-    return render, f'**{name}**: the render; a store holds no photos'
-  photo = pictures.shrink(
-      app.around.photo_pixels(row), render.shape[1], render.shape[0]
-  )
-  error = np.mean((photo / 255.0 - render / 255.0) ** 2)
-  psnr = -10 * np.log10(max(error, 1e-10))
-  words = (
-      f'**{name}**: photo, render (with its own appearance); {psnr:.1f} dB at'
-      f' {render.shape[1]} x {render.shape[0]}'
-  )
-  return pictures.side_by_side(photo, render), words
-
-
 def _path_panel(here) -> None:
   app, gui = here.app, here.client.gui
-  keys, handle = [], [None]
+  keys, draw = [], _path_line(here)
   text = gui.add_markdown('No views yet.')
   add = gui.add_button('Add this view')
   undo = gui.add_button('Remove the last')
@@ -323,17 +223,8 @@ def _path_panel(here) -> None:
   )
 
   def changed():
-    if handle[0] is not None:
-      handle[0].remove()
-      handle[0] = None
     text.content = f'{len(keys)} views'
-    if len(keys) > 1:
-      frames = path_record.interpolate(keys, 16 * len(keys))
-      line = here.place.from_world(np.stack([f.position for f in frames]))
-      handle[0] = here.client.scene.add_line_segments(
-          '/path', np.stack([line[:-1], line[1:]], axis=1).astype(np.float32),
-          (255, 60, 60), thickness=3.0, thickness_units='screen',
-      )  # fmt: skip
+    draw(keys)
 
   @add.on_click
   def _(_):
@@ -371,3 +262,22 @@ def _path_panel(here) -> None:
         json.dumps(content, indent=1).encode(),
         save_immediately=True,
     )
+
+
+def _path_line(here):
+  """A function that draws the way through the views of a path."""
+  handle = [None]
+
+  def draw(keys):
+    if handle[0] is not None:
+      handle[0].remove()
+      handle[0] = None
+    if len(keys) > 1:
+      frames = path_record.interpolate(keys, 16 * len(keys))
+      line = here.place.from_world(np.stack([f.position for f in frames]))
+      handle[0] = here.client.scene.add_line_segments(
+          '/path', np.stack([line[:-1], line[1:]], axis=1).astype(np.float32),
+          (255, 60, 60), thickness=3.0, thickness_units='screen',
+      )  # fmt: skip
+
+  return draw

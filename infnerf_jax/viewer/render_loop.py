@@ -220,7 +220,7 @@ class RenderLoop:
         int(camera.height),
         rays_per_second=min(self.rays_per_second or 20e3, _MAX_BAND / 0.15),
         max_pixels=most,
-        ray_block=self._renderer.ray_block,
+        limits=self._renderer.limits,
     )
 
   def _run_job(self, future, function, args) -> None:

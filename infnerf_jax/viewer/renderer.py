@@ -89,6 +89,14 @@ class Renderer:
     self.loaded, self._options = loaded, options
 
   @property
+  def limits(self) -> schedule.Limits:
+    """Of pictures that are all rendered by one program."""
+    return schedule.Limits(
+        render_image.CORNER_BLOCKS * self.ray_block,
+        self._options.proposal_stride,
+    )
+
+  @property
   def is_store(self) -> bool:
     return hasattr(self.loaded, 'pager')
 
@@ -173,20 +181,6 @@ class Renderer:
     return meter_lib.Meter(
         np.unique(keys[keys > 0]), self.num_nodes, self.row_bytes, bias, rows
     )
-
-  def warm(self, appearance) -> None:
-    """Compiles what pictures take."""
-    middle = self.box.mean(axis=0)
-    side = float(np.max(self.box[1] - self.box[0]))
-    camera = cameras_lib.make_camera(
-        focal=16.0,
-        width=16,
-        height=16,
-        cam_to_world=cameras_lib.look_at(
-            middle + np.array([0.0, -side, side]), middle
-        ),
-    )
-    self.render(camera, 1.0, appearance)
 
   def spot(self, camera, u: float, v: float, appearance) -> Spot:
     """What lies under a place of a picture.

@@ -7,8 +7,17 @@ rows, small enough that a new view waits for no more than one of them.
 import math
 from typing import Iterable, NamedTuple
 
-# Pixels beside each other that share proposals (`render.shared_proposals`).
-STRIDE = 4
+
+class Limits(NamedTuple):
+  """What one program renders; more would compile another.
+
+  Attributes:
+    corners: most corners of the tiles of one band.
+    stride: pixels along a tile (`render.shared_proposals`).
+  """
+
+  corners: int
+  stride: int
 
 
 class Stage(NamedTuple):
@@ -28,14 +37,28 @@ class Stage(NamedTuple):
   bands: tuple[tuple[int, int], ...]
 
 
-def _bands(width: int, height: int, most_rays: int, most_corners: int):
-  """Rows of a picture cut into bands, from the middle outwards."""
-  columns = -(-width // STRIDE) + 1
+def band_rows(width: int, height: int, most_rays: int, limits: Limits) -> int:
+  """Rows of a picture that are rendered at once.
+
+  Args:
+    width: pixels of the picture.
+    height: pixels.
+    most_rays: of a band, unless a row has more.
+    limits: of the program.
+
+  Returns:
+    Rows, at least one.
+  """
+  stride = limits.stride
+  columns = -(-width // stride) + 1
   # R rows of tiles have R + 1 rows of corners.
-  by_corners = STRIDE * max(most_corners // columns - 1, 0)
+  by_corners = stride * max(limits.corners // columns - 1, 0)
   rows = max(1, min(height, most_rays // width, by_corners))
-  if rows > STRIDE:
-    rows -= rows % STRIDE
+  return rows - rows % stride if rows > stride else rows
+
+
+def _bands(width: int, height: int, rows: int):
+  """Rows of a picture cut into bands, from the middle outwards."""
   bands = [(top, min(top + rows, height)) for top in range(0, height, rows)]
   middle = height / 2
   return tuple(sorted(bands, key=lambda b: abs(0.5 * (b[0] + b[1]) - middle)))
@@ -47,7 +70,7 @@ def stages(
     *,
     rays_per_second: float,
     max_pixels: int,
-    ray_block: int,
+    limits: Limits,
     first_seconds: float = 0.15,
     band_seconds: float = 0.15,
 ) -> tuple[Stage, ...]:
@@ -58,7 +81,7 @@ def stages(
     height: pixels.
     rays_per_second: measured so far.
     max_pixels: of the finest picture.
-    ray_block: rays of one device call; a band's corners fit into one.
+    limits: of the program that renders bands.
     first_seconds: what the first picture may take.
     band_seconds: what a band may take.
 
@@ -74,9 +97,8 @@ def stages(
     columns = max(1, math.floor(width / size + 1e-9))
     rows = max(1, math.floor(height / size + 1e-9))
     rays = max(int(rays_per_second * band_seconds), 256)
-    result.append(
-        Stage(size, columns, rows, _bands(columns, rows, rays, ray_block))
-    )
+    band = band_rows(columns, rows, rays, limits)
+    result.append(Stage(size, columns, rows, _bands(columns, rows, band)))
   return tuple(result)
 
 

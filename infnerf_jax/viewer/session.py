@@ -1,5 +1,6 @@
 """One client: what it looks at, and what it is shown."""
 
+import secrets
 import threading
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ class Session:
   Attributes:
     app: what all clients share.
     client: viser's handle.
+    name: what the page calls itself before the pointer's socket.
     mode: of pictures.
     appearance: [A].
     orthographic: whether rays are parallel.
@@ -74,6 +76,7 @@ class Session:
 
   def __init__(self, app, client):
     self.app, self.client = app, client
+    self.name = secrets.token_urlsafe(12)
     self.mode = pictures.MODES[0]
     self.appearance = app.appearance
     self.orthographic = False

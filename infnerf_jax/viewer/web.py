@@ -6,8 +6,8 @@ of that is decided, so that call is wrapped while the server starts. A viser
 that no longer makes it is refused rather than left open.
 """
 
+import base64
 import contextlib
-import contextvars
 import http
 import io
 import json
@@ -20,6 +20,7 @@ import viser
 import websockets.asyncio.server
 import websockets.exceptions
 from absl import logging
+from PIL import Image
 from viser import _messages
 from websockets.datastructures import Headers
 from websockets.http11 import Response
@@ -27,8 +28,6 @@ from websockets.http11 import Response
 from infnerf_jax import errors
 from infnerf_jax.viewer import guard as guard_lib
 
-# The tab whose socket the running task serves, '' without one.
-TAB = contextvars.ContextVar('tab', default='')
 POINTER_PATH = '/pointer'
 _MAX_CLIENTS = 64
 _SCRIPT = pathlib.Path(__file__).with_name('page.js')
@@ -80,11 +79,30 @@ def _refusal(verdict: guard_lib.Verdict) -> Response:
   )
 
 
-def _with_script(response: Response) -> Response:
-  """The page with our script before its own."""
-  head, tag, rest = response.body.partition(b'<head>')
+def first_picture(rgb) -> bytes:
+  """A picture [H, W, 3] uint8 as the element that a page shows first."""
+  file = io.BytesIO()
+  Image.fromarray(rgb).save(file, 'JPEG', quality=85)
+  data = base64.b64encode(file.getvalue())
+  # Timed in Chromium by its name; page.js takes it away.
+  return (
+      b'<img id="infnerf-first" elementtiming="infnerf-first" alt=""'
+      b' style="position:fixed;inset:0;width:100%;height:100%;'
+      b'object-fit:cover;z-index:1;pointer-events:none;transition:opacity .3s"'
+      b' src="data:image/jpeg;base64,' + data + b'">'
+  )
+
+
+def _with_ours(response: Response, first: bytes) -> Response:
+  """The page with our script before its own, and a first picture."""
   script = b'<script>' + _SCRIPT.read_bytes() + b'</script>'
-  body = head + tag + script + rest if tag else script + head
+  body = response.body
+  for tag, ours in ((b'<head>', script), (b'<body>', first)):
+    if tag not in body:
+      raise RuntimeError(
+          f'viser {viser.__version__}: its page has no {tag.decode()}'
+      )
+    body = body.replace(tag, tag + ours, 1)
   response.headers.pop('Content-Length', None)
   response.headers['Content-Length'] = str(len(body))
   # The address may hold the token.
@@ -94,7 +112,7 @@ def _with_script(response: Response) -> Response:
   return response
 
 
-def _process_request(original, guard: guard_lib.Guard):
+def _process_request(original, guard: guard_lib.Guard, first: bytes):
   """A wrapper of viser's answer to requests."""
 
   def process(connection, request):
@@ -108,7 +126,7 @@ def _process_request(original, guard: guard_lib.Guard):
         del request.headers['Accept-Encoding']  # the page as it is
     response = original(connection, request)
     if response is not None and response.status_code == 200 and is_page:
-      response = _with_script(response)
+      response = _with_ours(response, first)
       if verdict.cookie:
         response.headers['Set-Cookie'] = verdict.cookie
     return response
@@ -116,23 +134,21 @@ def _process_request(original, guard: guard_lib.Guard):
   return process
 
 
-def _handler(original, answer: Callable[[str, dict[str, Any]], Any]):
+def _handler(original, answer: Callable[[dict[str, Any]], Any]):
   """A wrapper of viser's sockets that adds the pointer's."""
   num_open = 0
 
   async def handle(connection):
     nonlocal num_open
     url = urllib.parse.urlsplit(connection.request.path)
-    tab = urllib.parse.parse_qs(url.query).get('tab', [''])[0][:64]
     if num_open >= 2 * _MAX_CLIENTS:
       await connection.close(1013, 'too many clients')
       return
     num_open += 1
     try:
       if url.path == POINTER_PATH:
-        await _serve_pointer(connection, tab, answer)
+        await _serve_pointer(connection, answer)
       else:
-        TAB.set(tab)
         await original(connection)
     except websockets.exceptions.ConnectionClosed:
       pass
@@ -146,17 +162,17 @@ def _handler(original, answer: Callable[[str, dict[str, Any]], Any]):
   return handle
 
 
-async def _serve_pointer(connection, tab, answer):
+async def _serve_pointer(connection, answer):
   """Answers where the pointer is with what is there."""
   async for message in connection:
     place = json.loads(message)
     if not isinstance(place, dict):
       raise ValueError('got no object')
-    await connection.send(json.dumps(answer(tab, place)))
+    await connection.send(json.dumps(answer(place)))
 
 
 @contextlib.contextmanager
-def _wrapped_serve(guard, answer):
+def _wrapped_serve(guard, answer, first):
   """Wraps the call by which viser opens its server."""
   plain, calls = websockets.asyncio.server.serve, []
 
@@ -167,7 +183,7 @@ def _wrapped_serve(guard, answer):
     return plain(
         _handler(handler, answer),
         *args,
-        process_request=_process_request(process_request, guard),
+        process_request=_process_request(process_request, guard, first),
         **options,
     )
 
@@ -184,7 +200,8 @@ def start_server(
     *,
     token: str,
     label: str,
-    answer: Callable[[str, dict[str, Any]], Any],
+    answer: Callable[[dict[str, Any]], Any],
+    first: bytes = b'',
 ) -> viser.ViserServer:
   """Starts viser's server behind the guard.
 
@@ -193,8 +210,10 @@ def start_server(
     port: 0 is any free one.
     token: '' asks for none.
     label: of the control panel.
-    answer: takes a tab's name and where its pointer is (`u`, `v`, or nothing);
-      returns JSON for the page. Runs in the server's event loop.
+    answer: takes whose page asks (`session`) and where its pointer is (`u`,
+      `v`, or nothing); returns JSON for the page. Runs in the server's event
+      loop.
+    first: see `first_picture`.
 
   Returns:
     ViserServer.
@@ -206,7 +225,7 @@ def start_server(
   if port == 0:
     port = _free_port(host)
   with (
-      _wrapped_serve(guard_lib.Guard(token, port), answer) as calls,
+      _wrapped_serve(guard_lib.Guard(token, port), answer, first) as calls,
       # Its greeting has the address without the token.
       contextlib.redirect_stdout(io.StringIO()),
   ):

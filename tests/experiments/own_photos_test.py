@@ -13,6 +13,7 @@ import rasterio
 
 from infnerf_jax import json_files
 from infnerf_jax.accuracy import map_reading, registration
+from infnerf_jax.evaluation.bench import chromium
 from infnerf_jax.geometry import cameras as cameras_lib
 from infnerf_jax.scene import city as city_lib
 from tests.capture import city_photos
@@ -122,20 +123,34 @@ def _check_map(path, city):
 
 
 def _walk(command, folder):
-  """A client of the viewer gets a picture."""
-  process = subprocess.Popen(
+  """A client of the viewer gets a picture, and so does a browser."""
+  with subprocess.Popen(
       _arguments(command, folder=folder), cwd=_ROOT, text=True,
       stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       env={**os.environ, 'PYTHONPATH': str(_ROOT)},
-  )  # fmt: skip
-  try:
-    address = re.search(r'127\.0\.0\.1:(\d+)', process.stdout.readline())
-    with socket_client.Client(int(address[1])) as client:
-      client.look((0.0, -9.0, 6.0), (0.0, 0.0, 0.0))
-      assert client.picture(seconds=120.0).size
-    process.terminate()
-    assert process.wait(timeout=60) == 143  # ends in order
-    assert process.stderr.read().strip() == 'terminated'
-  finally:
-    process.kill()
-    process.wait(timeout=60)
+  ) as process:  # fmt: skip
+    try:
+      address = re.search(r'127\.0\.0\.1:(\d+)', process.stdout.readline())
+      with socket_client.Client(int(address[1])) as client:
+        client.look((0.0, -9.0, 6.0), (0.0, 0.0, 0.0))
+        assert client.picture(seconds=120.0).size
+      if not chromium.missing():
+        _browse(f'http://{address[0]}/')
+      process.terminate()
+      assert process.wait(timeout=60) == 143  # ends in order
+      assert process.stderr.read().strip() == 'terminated'
+    finally:
+      process.kill()
+
+
+def _browse(address):
+  """Chromium shows the scene, and something else once it was turned."""
+  with chromium.launch() as browser:
+    page = chromium.open_page(browser, address)
+    chromium.picture_seconds(page)
+    before = chromium.scene(page)
+    page.mouse.move(300, 300)
+    page.mouse.down()
+    page.mouse.move(420, 330, steps=6)
+    page.mouse.up()
+    chromium.until(lambda: np.abs(chromium.scene(page) - before).mean() > 3)

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 
 from infnerf_jax.accuracy import exact_pixels
-from infnerf_jax.products import film, orthophoto, web_tiles
-from tests.products import film_test, orthophoto_test
+from infnerf_jax.products import film, mesh, orthophoto, web_tiles
+from tests.products import film_test, mesh_test, orthophoto_test
 
 
 @pytest.fixture
@@ -78,3 +78,17 @@ def test_films(small_disk):
   enlarge()
   assert make()['num_frames'] == 2
   assert (folder / 'film' / 'film.mp4').exists()
+
+
+def test_meshes(small_disk):
+  folder, enlarge = small_disk
+  out = folder / 'ball.ply'
+  make = lambda: mesh.write_mesh(
+      mesh_test.Ball(0.1), mesh_test._region(0.1), out
+  )
+  filler = folder / 'filler'
+  filler.write_bytes(bytes(240_000))
+  _is_full(make)
+  assert list(folder.iterdir()) == [filler]
+  enlarge()
+  assert make()['vertices'] > 100 and out.exists()

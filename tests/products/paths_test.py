@@ -49,7 +49,9 @@ def _looks_at(path, target):
 
 def test_zoom_goes_from_far_above_to_the_finest_footprint():
   octree = _octree()
-  path = paths.zoom_path(_survey(), octree, num_frames=9, width=321, height=0)
+  path = paths.zoom_path(
+      _survey(), octree, camera_path.Frames(num=9, width=321, height=0)
+  )
   assert path.cameras.width[0] == 320 and path.cameras.height[0] == 240
   target = surroundings.surround(_survey(), octree).target
   assert _looks_at(path, target)
@@ -68,7 +70,7 @@ def test_zoom_goes_from_far_above_to_the_finest_footprint():
   assert footprint == pytest.approx(finest) or distance[-1] == octree.side / 8
   # Photos of pixels so coarse end it before, within half an octave of theirs.
   coarse = paths.zoom_path(
-      _survey(), octree, num_frames=9, width=320, pixel_size=4.0
+      _survey(), octree, camera_path.Frames(num=9, width=320, pixel_size=4.0)
   )
   away = np.linalg.norm(_positions(coarse) - target, axis=-1)
   heights = np.linalg.norm(
@@ -85,17 +87,19 @@ def test_zoom_goes_from_far_above_to_the_finest_footprint():
 def test_films_are_as_wide_as_training_s_photos_allow():
   for pixel_size, width in ((1.0, 640), (4.0, 226), (1.2, 640)):
     path = paths.spiral_path(
-        _survey(), _octree(), num_frames=2, pixel_size=pixel_size
+        _survey(), _octree(), camera_path.Frames(num=2, pixel_size=pixel_size)
     )
     assert path.cameras.width[0] == width
     wide = paths.zoom_path(
-        _survey(), _octree(), num_frames=2, width=800, pixel_size=pixel_size
+        _survey(),
+        _octree(),
+        camera_path.Frames(num=2, width=800, pixel_size=pixel_size),
     )
     assert wide.cameras.width[0] == 800 and wide.cameras.height[0] == 600
 
 
 def test_spiral_over_a_survey_goes_round_down_to_the_photos_height():
-  path = paths.spiral_path(_survey(), _octree(), num_frames=40)
+  path = paths.spiral_path(_survey(), _octree(), camera_path.Frames(num=40))
   target = surroundings.surround(_survey(), _octree()).target
   target = np.array([0.0, 0.0, target[2]])  # the middle, not a node's
   assert _looks_at(path, target)
@@ -117,7 +121,7 @@ def test_spiral_stays_on_the_side_that_was_photographed():
       ]
   )
   octree = tiny_model.make_octree()
-  path = paths.spiral_path(cameras, octree, num_frames=30)
+  path = paths.spiral_path(cameras, octree, camera_path.Frames(num=30))
   view = surroundings.surround(cameras, octree)
   assert _looks_at(path, view.target)
   np.testing.assert_allclose(view.up, [0, 0, 1])
@@ -140,7 +144,7 @@ def test_flyover_follows_the_flight_and_looks_ahead():
           for p in places
       ]
   )  # fmt: skip
-  path = flyover.flyover_path(cameras, _octree(), num_frames=80)
+  path = flyover.flyover_path(cameras, _octree(), camera_path.Frames(num=80))
   found = _positions(path)
   np.testing.assert_allclose(found[[0, -1]], places[[0, -1]], atol=0.5)
   steps = np.linalg.norm(np.diff(found, axis=0), axis=-1)
@@ -154,7 +158,7 @@ def test_flyover_follows_the_flight_and_looks_ahead():
   angle = np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
   assert abs(abs(angle[-1] - angle[0]) - np.pi) < 0.1
   assert np.abs(np.diff(angle)).max() < np.radians(40)
-  one = flyover.flyover_path(cameras, _octree(), num_frames=1)
+  one = flyover.flyover_path(cameras, _octree(), camera_path.Frames(num=1))
   assert np.isfinite(_positions(one)).all()
 
 
@@ -170,7 +174,7 @@ def test_paths_look_where_photos_look_in_a_root_much_larger():
   view = surroundings.surround(_survey(), octree)
   np.testing.assert_allclose(view.middle[:2], 0, atol=1e-6)
   assert np.linalg.norm(view.target[:2]) < 8
-  path = paths.spiral_path(_survey(), octree, num_frames=3)
+  path = paths.spiral_path(_survey(), octree, camera_path.Frames(num=3))
   assert _looks_at(path, view.middle)
 
 

@@ -121,6 +121,9 @@ def test_other_kinds_and_precisions_are_refused(run, tmp_path):
   with pytest.raises(errors.InputError, match="got 'int3', expected one of"):
     store_export.export_store(loaded, tmp_path, precision='int3')
   assert not list(tmp_path.iterdir())
+  (tmp_path / 'file').touch()
+  with pytest.raises(errors.InputError, match='--out: .*Not a directory'):
+    store_export.export_store(loaded, tmp_path / 'file' / 'store')
   header = store_export.store_header(loaded, 'bfloat16')
   assert header.group(node_store.PARAMETERS).precision == 'bfloat16'
 

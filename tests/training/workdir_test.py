@@ -155,6 +155,11 @@ def test_bad_folders_are_input_errors(tmp_path):
   (tmp_path / 'file').write_text('x')
   with pytest.raises(errors.InputError, match='expected a folder to write to'):
     workdir_lib.prepare_workdir(tmp_path / 'file', make_config())
+  for name in ('file', 'file/run'):
+    with pytest.raises(errors.InputError, match='--workdir: .*Not a directory'):
+      workdir_lib.check_place(tmp_path / name)
+  workdir_lib.check_place(tmp_path / 'new' / 'run')
+  assert not (tmp_path / 'new').exists()
   with pytest.raises(errors.InputError, match=r'config\.json: No such file'):
     workdir_lib.load_config(tmp_path / 'absent')
   (tmp_path / 'config.json').write_text('{"lr": 0.0')

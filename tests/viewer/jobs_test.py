@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from infnerf_jax.viewer import jobs, views
+from infnerf_jax.viewer import jobs, schedule, views
 
 _LEVEL = views.make_level([0.1, -0.2, 0.9])
 # A block of 6 x 4 x 2.5 m on level ground at 10 m, corner at (20, 30).
@@ -14,6 +14,8 @@ _LOW, _HIGH, _GROUND = np.array([20.0, 30.0]), np.array([26.0, 34.0]), 10.0
 
 class _Block:
   """Stands for a Renderer: vertical rays meet ground or block."""
+
+  limits = schedule.Limits(8192, 2)
 
   def top(self, level):
     return 50.0

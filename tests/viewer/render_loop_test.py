@@ -9,7 +9,7 @@ import pytest
 
 from infnerf_jax import errors
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.viewer import meter, render_loop
+from infnerf_jax.viewer import meter, render_loop, schedule
 
 _WAIT = 20.0
 
@@ -17,7 +17,7 @@ _WAIT = 20.0
 class _Renderer:
   """Stands for a Renderer: a colour a camera, at a known speed."""
 
-  max_level, ray_block, picture_bytes = 3, 2048, 0
+  max_level, limits, picture_bytes = 3, schedule.Limits(8192, 2), 0
 
   def __init__(self):
     self.gate = threading.Semaphore(10**6)

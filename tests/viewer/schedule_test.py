@@ -7,9 +7,11 @@ from infnerf_jax.render import render_image
 from infnerf_jax.viewer import schedule, views
 from tests import tiny_model
 
+_LIMITS = schedule.Limits(corners=2048, stride=2)
+
 
 def _stages(width, height, speed, **changes):
-  options = {'max_pixels': 1_500_000, 'ray_block': 2048, **changes}
+  options = {'max_pixels': 1_500_000, 'limits': _LIMITS, **changes}
   return schedule.stages(width, height, rays_per_second=speed, **options)
 
 
@@ -38,7 +40,7 @@ def test_bands_are_small_and_begin_in_the_middle():
   last = stages[-1]
   for top, bottom in last.bands:
     assert (bottom - top) * last.width <= 0.15 * 40e3
-    corners = (-(-last.width // 4) + 1) * (-(-(bottom - top) // 4) + 1)
+    corners = (-(-last.width // 2) + 1) * (-(-(bottom - top) // 2) + 1)
     assert corners <= 2048
   away = [abs(0.5 * (a + b) - 360) for a, b in last.bands]
   assert away == sorted(away)

@@ -1,7 +1,7 @@
 """A browser without a screen: viser's protocol over a plain socket."""
 
 import io
-import itertools
+import re
 import time
 
 import msgspec.msgpack
@@ -42,13 +42,10 @@ def decode(data: bytes):
 class Client:
   """One connection; a context manager."""
 
-  _tabs = itertools.count()
-
-  def __init__(self, port: int, *, size=(96, 72), query='', **options):
-    self.tab = f'test{next(self._tabs)}'
+  def __init__(self, port: int, *, size=(96, 72), **options):
     self.size = size
     self.socket = ws.connect(
-        f'ws://127.0.0.1:{port}/?tab={self.tab}{query}',
+        f'ws://127.0.0.1:{port}/',
         subprotocols=[f'viser-v{viser.__version__}'],
         max_size=None,
         **options,
@@ -80,6 +77,16 @@ class Client:
         look_at=target.tolist(),
         up_direction=[0.0, 0.0, 1.0],
     )
+
+  @property
+  def session(self) -> str:
+    """What the page is called, once its panel is there."""
+    marks = (
+        re.search(r'data-name="([^"]+)"', m['props']['content'])
+        for m in self.messages
+        if m['type'] == 'GuiHtmlMessage'
+    )
+    return next(filter(None, marks))[1]
 
   def send(self, kind: str, **fields) -> None:
     self.socket.send(msgspec.msgpack.encode({'type': kind, **fields}))

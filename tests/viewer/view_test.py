@@ -1,8 +1,12 @@
 """The whole viewer over sockets: pictures, newer states, who is kept out."""
 
+import base64
+import functools
+import io
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -10,8 +14,10 @@ import time
 import urllib.error
 import urllib.request
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip('viser', reason='needs viser')
 
@@ -22,7 +28,7 @@ import infnerf_jax  # noqa: E402
 from infnerf_jax import errors, view  # noqa: E402
 from infnerf_jax.geometry import cameras as cameras_lib  # noqa: E402
 from infnerf_jax.products import store_export  # noqa: E402
-from infnerf_jax.viewer import guard  # noqa: E402
+from infnerf_jax.viewer import guard, jobs, schedule, views  # noqa: E402
 from tests.viewer import socket_client, tiny_run  # noqa: E402
 
 _FAR = ((30.0, 5.0, 12.0), (0.0, 0.0, 0.0))
@@ -48,18 +54,24 @@ def _until(accept, seconds=20.0):
 
 
 def _session(viewer, client):
-  return viewer._tabs[client.tab]
+  (here,) = (s for s in viewer.sessions() if s.name == client.session)
+  return here
+
+
+def _is_seen_from(viewer, client, position) -> bool:
+  shown = _session(viewer, client).shown
+  return np.allclose(shown.view.position, viewer.place.to_world(position))
 
 
 def test_a_picture_arrives_and_changes_with_the_camera(viewer):
   with socket_client.Client(viewer.port) as client:
     start = time.monotonic()
     client.look(*_FAR)
-    first = client.picture()
+    client.picture()
     assert time.monotonic() - start < 2
     client.look(*_NEAR)
     sharp = client.picture(width=96)
-    assert sharp.shape == (72, 96, 3) and first.shape[2] == 3
+    assert sharp.shape == (72, 96, 3)
     client.look(*_FAR)
     other = client.picture(width=96)
     assert np.abs(sharp - other).mean() > 3
@@ -73,10 +85,7 @@ def test_the_picture_is_the_scene_from_the_browsers_camera(viewer, workdir):
     client.picture()  # connected: it is sent to the first view
     client.look(*_NEAR)
     here = _session(viewer, client)
-    _until(
-        lambda: here.shown.final
-        and np.allclose(here.shown.view.position, position)
-    )
+    _until(lambda: here.shown.final and _is_seen_from(viewer, client, _NEAR[0]))
     shown, found = here.shown, client.last_picture()
   pose = cameras_lib.look_at(position, viewer.place.to_world(_NEAR[1]))
   camera = cameras_lib.make_camera(
@@ -88,34 +97,76 @@ def test_the_picture_is_the_scene_from_the_browsers_camera(viewer, workdir):
   assert np.abs(found - 255 * expected).mean() < 6
 
 
+@pytest.fixture
+def compiled(caplog):
+  """Names of programs that were compiled so far."""
+  jax.config.update('jax_log_compiles', True)
+  yield lambda: [m for m in caplog.messages if m.startswith('Compiling')]
+  jax.config.update('jax_log_compiles', False)
+
+
+@pytest.mark.parametrize(
+    'width, height, speed', [(900, 600, 1e4), (900, 600, 2e5), (317, 401, 4e4)]
+)
+def test_no_canvas_and_no_speed_compiles_another_program(
+    viewer, compiled, width, height, speed
+):
+  camera = views.to_camera(
+      viewer.first_view(width, height), viewer.box, viewer.near
+  )
+  stages = schedule.stages(
+      width, height, rays_per_second=speed, max_pixels=1_500_000,
+      limits=viewer.loop.call(lambda r: r.limits).result(),
+  )  # fmt: skip
+  for stage in (stages[0], stages[-1]):
+    viewer.loop.call(
+        lambda r, s: r.band(camera, s, s.bands[0], viewer.appearance), stage
+    ).result()
+  jobs.picture(viewer.loop, camera, viewer.appearance, max_width=160)
+  assert not compiled()
+
+
 def test_the_pointers_socket(viewer):
   with socket_client.Client(viewer.port) as client:
     client.look(*_FAR)
     client.picture(width=96)
-    address = f'ws://127.0.0.1:{viewer.port}/pointer?tab={client.tab}'
-    with ws.connect(address) as pointer:
-      pointer.send('{}')
-      answer = json.loads(pointer.recv(timeout=10))
-      assert 0 < answer['bar']['share'] <= 0.2 and answer['bar']['text']
-      pointer.send(json.dumps({'u': 0.5, 'v': 0.5}))
-      text = json.loads(pointer.recv(timeout=10))['text']
+    mine = {'session': client.session}
+    with ws.connect(f'ws://127.0.0.1:{viewer.port}/pointer') as pointer:
+
+      def answer(place):
+        pointer.send(json.dumps(place))
+        return json.loads(pointer.recv(timeout=10))
+
+      bar = answer(mine)['bar']
+      assert 0 < bar['share'] <= 0.2 and bar['text']
+      text = answer({**mine, 'u': 0.5, 'v': 0.5})['text']
       assert 'GSD' in text and 'E 512' in text and 'N 5411' in text
-      pointer.send(json.dumps({'u': 7, 'v': None}))
-      assert 'text' not in json.loads(pointer.recv(timeout=10))
+      assert 'text' not in answer({**mine, 'u': 7, 'v': None})
+      for stranger in ({}, {'session': 'x'}, {'session': [1]}):
+        assert answer({**stranger, 'u': 0.5, 'v': 0.5}) == {}
       pointer.send('[1')
       with pytest.raises(ws_errors.ConnectionClosed):
         pointer.recv(timeout=10)
-    # A socket that names no known tab is that of the only client; of two,
-    # nobody knows which.
-    address = f'ws://127.0.0.1:{viewer.port}/pointer?tab=x'
-    with ws.connect(address) as stranger:
-      stranger.send('{}')
-      assert 'bar' in json.loads(stranger.recv(timeout=10))
-      with socket_client.Client(viewer.port) as second:
-        second.look(*_FAR)
-        second.picture(width=96)
-        stranger.send('{}')
-        assert json.loads(stranger.recv(timeout=10)) == {}
+
+
+def test_each_pages_pointer_reads_its_own_picture(viewer):
+  middle = {'u': 0.5, 'v': 0.5}
+  with (
+      socket_client.Client(viewer.port) as far,
+      socket_client.Client(viewer.port) as near,
+      ws.connect(f'ws://127.0.0.1:{viewer.port}/pointer') as pointer,
+  ):
+    for client, camera in ((far, _FAR), (near, _NEAR)):
+      client.look(*camera)
+      client.picture(width=96)  # sent to the first view
+      client.look(*camera)
+      _until(functools.partial(_is_seen_from, viewer, client, camera[0]))
+    sizes = []
+    for client in (far, near):
+      pointer.send(json.dumps({'session': client.session, **middle}))
+      answer = json.loads(pointer.recv(timeout=10))
+      sizes.append(answer['text'].splitlines()[0])
+    assert sizes[0] != sizes[1]
 
 
 def test_ten_clients_one_of_which_vanishes(viewer):
@@ -180,9 +231,16 @@ def _get(port, path='/', **headers):
     return response.headers, response.read()
 
 
-def test_the_page_and_who_may_see_it(viewer):
+def test_the_page_and_who_may_see_it(viewer, workdir):
   _, page = _get(viewer.port)
   assert b'<html' in page and b'infnerf-scale' in page
+  data = re.search(rb'infnerf-first".*?base64,([^"]*)"', page)[1]
+  first = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+  assert first.shape == (90, 160, 3)
+  camera = views.to_camera(viewer.first_view(160, 90), viewer.box, viewer.near)
+  image = infnerf_jax.load(workdir, step=40).render(camera)
+  # Proposals are shared, and JPEG takes its part.
+  assert np.abs(first - 255 * image.rgb).mean() < 6
   for headers in ({'Host': 'evil.example'}, {'Origin': 'http://evil.example'}):
     with pytest.raises(urllib.error.HTTPError) as refused:
       _get(viewer.port, **headers)
@@ -232,18 +290,20 @@ def test_a_token_lets_in_once_it_was_shown(workdir):
       assert client.picture().shape[2] == 3
 
 
-def test_a_store_under_a_cap(workdir, tmp_path):
+def test_a_store_under_a_cap(workdir, tmp_path, compiled):
   store_export.export_store(
       infnerf_jax.load(workdir), tmp_path / 'store', max_views=0
   )
   with view.open_viewer(
       tmp_path / 'store', port=0, max_memory_gb=0.6
   ) as viewer:
+    before = len(compiled())
     with socket_client.Client(viewer.port) as client:
       client.look(*_FAR)
       far = client.picture(width=96)
       client.look(*_NEAR)
       assert np.abs(client.picture(width=96) - far).mean() > 3
+    assert compiled()[before:] == []
     memory = viewer.loop.call(
         lambda r: (r.loaded.memory_report(), r.picture_bytes)
     ).result()

@@ -15,6 +15,7 @@ from infnerf_jax.evaluation.bench import (
     paged_rows,
     pictures,
     shapes,
+    view_rows,
 )
 from infnerf_jax.evaluation.complexity import plots
 from infnerf_jax.evaluation.complexity import suite as complexity
@@ -297,6 +298,7 @@ SUITES: dict[str, Callable[[Context], list[harness.Row]]] = {
     'complexity': run_complexity,
     'scaling': run_scaling,
     'pictures': run_pictures,
+    'view': view_rows.run,
     'out_of_core': run_out_of_core,
 }
 
