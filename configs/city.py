@@ -11,9 +11,12 @@ nodes, say how much of them each may keep:
   python -m experiments.train --config=configs/city.py --workdir=DIR \
       --config.max_memory_gb=16
 
-A small one whose model (441 nodes, 2.1 GB) is larger than the memory of the
-whole process, on two virtual devices that keep 0.25 GB each: 600 steps in less
-than 13 minutes of a busy machine (results/city_paged.json has the command).
+A small one, on two virtual devices that keep 0.25 GB each of 2.1 GB:
+
+  python -m experiments.train --workdir=DIR --cpu_devices=2 \
+      --config=configs/city.py:extent=150,photos=150,depth=6 \
+      --config.devices.node=2 --config.max_memory_gb=0.25 \
+      --config.batch_size=512 --config.num_steps=600
 """
 
 import ml_collections

@@ -79,7 +79,8 @@ def base() -> ml_collections.ConfigDict:
   # When level i + 1 joins, the last: all deeper ones; below 1: of num_steps.
   # The paper's description: (1000, 5000, 10000); () trains all from the start.
   config.octree_growth_schedule = ()
-  config.growth_rehearsal = 0.05  # of num_steps: warm start before joining
+  # Warm start before joining, steps; below 1: of num_steps.
+  config.growth_rehearsal = 0.05
 
   config.field = field = ml_collections.ConfigDict()
   field.num_grid_scales = 8  # paper: 16

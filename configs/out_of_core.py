@@ -30,6 +30,10 @@ def get_config(arg=None):
   config.optimizer.lr_decay_steps = config.num_steps
   config.checkpoint_every = config.num_steps
   config.preview_every = 0
+  # What stands in for absent nodes has learned what they show: their ancestors
+  # all fit until level 4 joins.
+  config.octree_growth_schedule = (40, 80, 140, 220, 360)
+  config.growth_rehearsal = 40  # steps
   config.max_depth, config.grid_size = 6, 16
   config.field.log2_table_size = 13  # 1.02 GB in all, more than the program
   config.sampling.box_margin = 1.5  # oblique photos see fields far outside
@@ -41,6 +45,8 @@ def get_config(arg=None):
     config.num_pyramid_levels = 2
     config.data.pyramid_ray_share = (0.8, 0.2)
     config.num_steps = config.optimizer.lr_decay_steps = 40
+    config.octree_growth_schedule = (4, 8)
+    config.growth_rehearsal = 2
     config.checkpoint_every = 20
     config.batch_size = 128
     config.sampling.num_samples = (12, 6)

@@ -120,6 +120,25 @@ class Focus:
       return entries
     return Entries(entries.rows, ends / ends[-1], self._maps.grid)
 
+  def ends_in(self, pyramid, photo_idx, pyramid_level, x, y) -> np.ndarray:
+    """[R] int32 nodes in which rays of pixels end.
+
+    Args:
+      pyramid: PhotoPyramid.
+      photo_idx: [R].
+      pyramid_level: [R].
+      x: [R] pixels of that level.
+      y: [R].
+    """
+    grid = self._maps.grid
+    width, height = pyramid.sizes[photo_idx, pyramid_level].T.astype(np.int64)
+    cell = y * grid // height * grid + x * grid // width
+    return self._maps.cells[photo_idx, pyramid_level, cell]
+
+  def sightings_end_in(self, row, pyramid_level) -> np.ndarray:
+    """[R] int32 nodes in which rays through sightings end."""
+    return self._maps.sightings[row, pyramid_level]
+
   def sightings(self, observations, rows, pyramid_level, draw) -> np.ndarray:
     """Sightings that draws fall on.
 

@@ -65,6 +65,8 @@ class RayBatch(NamedTuple):
     valid: [R] bool, false where a mask leaves the pixel out.
     distance: [R] float32, metres from the camera to the sparse point that the
       ray goes through, 0 where it goes through none.
+    ends_in: [R] int32, node in which a focus takes the ray to end, -1 without
+      a focus.
   """
 
   photo_idx: np.ndarray
@@ -74,6 +76,7 @@ class RayBatch(NamedTuple):
   rgb: np.ndarray
   valid: np.ndarray
   distance: np.ndarray
+  ends_in: np.ndarray
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
@@ -187,6 +190,9 @@ def sample_batch(
         pyramid, entries, level, options.detail_candidates, generator
     )
   distance = np.zeros(options.num_rays, np.float32)
+  ends_in = np.full(options.num_rays, -1, np.int32)
+  if focus is not None:
+    ends_in = focus.ends_in(pyramid, photo_idx, level, x, y)
   num_points = round(options.point_ray_share * options.num_rays)
   if observations is not None and num_points:
     here = slice(0, num_points)
@@ -195,7 +201,10 @@ def sample_batch(
         pyramid, rows, observations, draw[here], level[here], focus
     )
     if points is not None:
-      photo_idx[here], x[here], y[here], distance[here] = points
+      photo_idx[here], x[here], y[here], row = points
+      distance[here] = observations.distance[row]
+      if focus is not None:
+        ends_in[here] = focus.sightings_end_in(row, level[here])
   rgb, valid = pyramid_lib.gather(pyramid, photo_idx, level, x, y)
   side = pyramid.downscale * np.exp2(level)
   pix = (np.stack([x, y], axis=-1) + 0.5) * side[:, None]
@@ -207,6 +216,7 @@ def sample_batch(
       rgb=rgb.astype(np.float32) / np.float32(255),
       valid=valid,
       distance=distance,
+      ends_in=ends_in,
   )
 
 
@@ -266,7 +276,7 @@ def _detail(pyramid, photo_idx, level, x, y):
 
 
 def _draw_points(pyramid, rows, observations, draw, level, focus=None):
-  """(photo, x, y, distance) of the sightings that draws fall on, or None.
+  """(photo, x, y, row) of the sightings that draws fall on, or None.
 
   The ray goes through the centre of the pixel that holds the point: half a
   pixel beside it, which its distance does not feel.
@@ -289,7 +299,7 @@ def _draw_points(pyramid, rows, observations, draw, level, focus=None):
   side = pyramid.downscale * np.exp2(level)
   pixel = (observations.pix[row] / side[:, None]).astype(np.int64)
   x, y = np.minimum(pixel, size - 1).T
-  return photo_idx, x, y, observations.distance[row]
+  return photo_idx, x, y, row
 
 
 class Prefetcher:

@@ -246,6 +246,16 @@ def gather_features(
   return gather(position), gather(local), gather(gradient, axis=1)
 
 
+def gather_rays(shard: Shard | None, values):
+  """A pytree of [R, ...] of this data shard's rays, of all of them in order."""
+  if num_data(shard) == 1:
+    return values
+  gather = functools.partial(
+      jax.lax.all_gather, axis_name=mesh_lib.DATA, tiled=True
+  )
+  return jax.tree.map(gather, values)
+
+
 def sum_features(shard: Shard | None, position, slot, gradient):
   """As `gather_features`, of samples that all data shards hold."""
   if shard is None:

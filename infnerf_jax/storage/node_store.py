@@ -194,13 +194,18 @@ class NodeStore:
     Raises:
       InputError: they are missing or damaged.
     """
-    name = views_name(self.header.views_version)
-    try:
-      return unpack_arrays(self.values.read(name))
-    except READ_ERRORS as e:
-      raise errors.InputError(
-          f'{self.location}/{name}: {e}, expected the photos of a store'
-      ) from None
+    while True:
+      header = self.header
+      name = views_name(header.views_version)
+      try:
+        return unpack_arrays(self.values.read(name))
+      except READ_ERRORS as e:
+        missing = isinstance(e, key_values.MissingError)
+        if missing and self.follow(header.generation):
+          continue
+        raise errors.InputError(
+            f'{self.location}/{name}: {e}, expected the photos of a store'
+        ) from None
 
   def walk(self):
     """Pages of the whole tree, from the root down; damaged ones left out."""

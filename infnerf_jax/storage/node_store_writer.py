@@ -180,7 +180,6 @@ class StoreWriter:
     self._zstd_level = zstd_level
     self.store = node_store.NodeStore(values)
     self._written: set[int] = set()
-    self._superseded_before: list[str] = []
 
   @property
   def generation(self) -> int:
@@ -247,9 +246,9 @@ class StoreWriter:
   def commit(self, *, views=None, state=None, **changes: Any) -> int:
     """Makes everything written since the last commit the store's state.
 
-    Nothing may be reading rows by this writer meanwhile. Readers of the commit
-    before still find what it names; what that one superseded is deleted, and
-    readers of older ones go on with the new (`NodeStore.follow`).
+    Nothing may be reading rows by this writer meanwhile. What the commit
+    supersedes is deleted: readers that miss it go on with the new one
+    (`NodeStore.follow`).
 
     Args:
       views: arrays of the photos, None leaves them.
@@ -274,15 +273,9 @@ class StoreWriter:
     self._values.write(node_store.HEADER, node_store.header_to_json(header))
     self.store = node_store.NodeStore(self._values)
     self._written.clear()
-    self.delete_superseded()
-    self._superseded_before = superseded
-    return generation
-
-  def delete_superseded(self) -> None:
-    """Deletes what only readers of the commit before the last one need."""
-    for name in self._superseded_before:
+    for name in superseded:
       self._values.delete(name)
-    self._superseded_before = []
+    return generation
 
   def _superseded(self, views, state) -> list[str]:
     """Values that the commit under way leaves without a name."""

@@ -115,10 +115,6 @@ class RowStore:
     """Follows another process's commit."""
     self._writer.reopen()
 
-  def close(self) -> None:
-    """Deletes what readers of the commit before the last one still needed."""
-    self._writer.delete_superseded()
-
   def read_state(self) -> dict[str, Any]:
     """What the last commit said of all that is no row, nested by name.
 

@@ -4,7 +4,7 @@ Sparse points say how far the surfaces of a photo's cells lie; a ray's
 footprint there says which node shows them.
 """
 
-from typing import Sequence
+from typing import Any, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,61 @@ _OCTAVES = (np.arange(8) + 0.5) / 8 - 0.5
 _SPREAD = 0.03 * np.array([0.16, -1.53, 0.89, -0.49, 1.53, -0.16, -0.89, 0.49])
 # Batches that say how much is looked at each node; steps never reach them.
 _NUM_BATCHES, _FIRST_BATCH = 32, 1 << 48
+
+
+class Photographed(NamedTuple):
+  """What photos show, and where the nodes are.
+
+  Attributes:
+    observations: sightings of sparse points.
+    cameras: table [P] of all photos.
+    surroundings: tree, cameras and box, of a single device.
+    spec: static facts.
+    policy: footprint to level.
+    pixel_sizes: full-size pixels of each pyramid level.
+  """
+
+  observations: observations_lib.Observations
+  cameras: cameras_lib.Cameras
+  surroundings: gradients.Surroundings
+  spec: scene_model.ModelSpec
+  policy: Any
+  pixel_sizes: Sequence[float]
+
+  @property
+  def size(self) -> tuple[np.ndarray, np.ndarray]:
+    """([P] widths, [P] heights) in full-size pixels."""
+    return np.asarray(self.cameras.width), np.asarray(self.cameras.height)
+
+  def cells(self, grid: int, rows) -> tuple[np.ndarray, ...]:
+    """Cells of some photos, grid**2 of each, row by row.
+
+    Args:
+      grid: cells along a photo's sides.
+      rows: of the photos.
+
+    Returns:
+      ([K] photo, [K, 2] centres in full-size pixels, [K] metres as
+      `cell_distances` has them).
+    """
+    width, height = self.size
+    distance = cell_distances(self.observations, width, height, grid)[rows]
+    photo = np.repeat(rows, grid * grid)
+    down, across = np.divmod(np.tile(np.arange(grid * grid), len(rows)), grid)
+    pix = np.stack(
+        [(across + 0.5) * width[photo], (down + 0.5) * height[photo]], axis=-1
+    )
+    return photo, pix / grid, distance.reshape(-1)
+
+  def model(self) -> scene_model.SceneModel:
+    """The tree with all nodes, of which nothing but places is asked."""
+    num_nodes = self.surroundings.joins.shape[0]
+    tree = scene_model.TreeArrays(
+        self.surroundings.tree.children, jnp.zeros(num_nodes, jnp.int32)
+    )
+    return scene_model.SceneModel(
+        tree, None, None, self.surroundings.sample_aabb
+    )
 
 
 def _cell_of(pix, width, height, grid):
@@ -90,21 +145,17 @@ def _block(x, start, dtype):
   return np.pad(part, [(0, _BLOCK - len(part))] + [(0, 0)] * (x.ndim - 1))
 
 
-def _locator(surroundings, spec, policy):
-  """Jitted ([B] photo, [B, 2] pix, [B] pixel size, [B] distance) to nodes."""
-  num_nodes = surroundings.joins.shape[0]
-  tree = scene_model.TreeArrays(
-      surroundings.tree.children, jnp.zeros(num_nodes, jnp.int32)
-  )
-  model = scene_model.SceneModel(tree, None, None, surroundings.sample_aabb)
+def _locator(shown: Photographed):
+  """([B] photo, [B, 2] pix, pixel size, [B] distance) to nodes, jitted."""
+  model, cameras = shown.model(), shown.surroundings.cameras
 
   @jax.jit
   def locate(photo, pix, pixel_size, distance):
     rays = cameras_lib.camera_rays(
-        surroundings.cameras, photo, pix, pixel_size, root_side=spec.root_side
+        cameras, photo, pix, pixel_size, root_side=shown.spec.root_side
     )
     node_id = render_rays.locate_samples(
-        None, model, spec, rays, distance[:, None], policy=policy
+        None, model, shown.spec, rays, distance[:, None], policy=shown.policy
     )[0]
     # Nothing is known of photos without points.
     return jnp.where(distance > 0, node_id[:, 0], 0)
@@ -123,44 +174,23 @@ def _locator(surroundings, spec, policy):
   return in_blocks
 
 
-def node_maps(
-    observations: observations_lib.Observations,
-    cameras: cameras_lib.Cameras,
-    surroundings: gradients.Surroundings,
-    spec: scene_model.ModelSpec,
-    policy,
-    pixel_sizes: Sequence[float],
-) -> focus_lib.NodeMaps:
+def node_maps(shown: Photographed) -> focus_lib.NodeMaps:
   """In which nodes the rays of cells and of sightings end.
 
   Args:
-    observations: sightings of sparse points.
-    cameras: table [P] of all photos.
-    surroundings: tree, cameras and box.
-    spec: static facts.
-    policy: footprint to level.
-    pixel_sizes: full-size pixels of each pyramid level.
-
-  Returns:
-    NodeMaps.
+    shown: by all photos.
   """
-  num_photos, num_levels = len(cameras.width), len(pixel_sizes)
+  num_photos, num_levels = len(shown.size[0]), len(shown.pixel_sizes)
   grid = next(
       (g for g in _GRIDS if num_photos * num_levels * g * g <= _MAX_CELLS),
       _GRIDS[-1],
   )
-  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
-  distance = cell_distances(observations, width, height, grid)
-  photo = np.repeat(np.arange(num_photos), grid * grid)
-  down, across = np.divmod(np.tile(np.arange(grid * grid), num_photos), grid)
-  pix = np.stack(
-      [(across + 0.5) * width[photo], (down + 0.5) * height[photo]], axis=-1
-  )
-  locate = _locator(surroundings, spec, policy)
+  observations, locate = shown.observations, _locator(shown)
+  photo, pix, distance = shown.cells(grid, np.arange(num_photos))
   seen_by = np.repeat(np.arange(num_photos), np.diff(observations.offsets))
   cells, sightings = [], []
-  for size in pixel_sizes:
-    nodes = locate(photo, pix / grid, size, distance.reshape(-1))
+  for size in shown.pixel_sizes:
+    nodes = locate(photo, pix, size, distance)
     cells.append(nodes.reshape(num_photos, grid * grid))
     sightings.append(
         locate(seen_by, observations.pix, size, observations.distance)
@@ -171,14 +201,7 @@ def node_maps(
 
 
 def node_pairs(
-    maps: focus_lib.NodeMaps,
-    mass: np.ndarray,
-    observations: observations_lib.Observations,
-    cameras: cameras_lib.Cameras,
-    surroundings: gradients.Surroundings,
-    spec: scene_model.ModelSpec,
-    policy,
-    pixel_sizes: Sequence[float],
+    shown: Photographed, maps: focus_lib.NodeMaps, mass: np.ndarray
 ) -> focus_lib.NodePairs:
   """In which nodes the samples of rays fall that are planned for others.
 
@@ -186,30 +209,26 @@ def node_pairs(
   jitter of their footprints, over two levels.
 
   Args:
-    maps: of the photos.
+    shown: by all photos.
+    maps: of them.
     mass: [N] of `node_mass`.
-    observations: sightings of sparse points.
-    cameras: table [P] of all photos.
-    surroundings: tree, cameras and box.
-    spec: static facts.
-    policy: footprint to level.
-    pixel_sizes: full-size pixels of each pyramid level.
 
   Returns:
     NodePairs; the rays planned for a node have its share of all samples.
   """
+  observations = shown.observations
   num_nodes, total = len(mass), len(observations.distance)
   wanted = min(max(_PAIR_SIGHTINGS, 32 * num_nodes), _MAX_PAIR_SIGHTINGS)
   rows = np.arange(0, total, max(1, -(-total // wanted)))
   photo = np.searchsorted(observations.offsets, rows, side='right') - 1
   pix, distance = observations.pix[rows], observations.distance[rows]
-  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
+  width, height = shown.size
   cell = _cell_of(pix, width[photo], height[photo], maps.grid)
-  locate = _locator(surroundings, spec, policy)
+  locate = _locator(shown)
   # Every node with rays has at least its own samples.
   found = [np.flatnonzero(mass > 0) * (num_nodes + 1)]
   counts = [np.full(len(found[0]), 1e-3)]
-  for level, size in enumerate(pixel_sizes):
+  for level, size in enumerate(shown.pixel_sizes):
     planned = maps.cells[photo, level, cell].astype(np.int64)
     for octaves, spread in zip(_OCTAVES, _SPREAD, strict=True):
       actual = locate(photo, pix, size * 2.0**octaves, distance * (1 + spread))
@@ -230,7 +249,6 @@ def node_mass(
     photo_rows,
     options: ray_batches.BatchOptions,
     observations: observations_lib.Observations | None,
-    cameras: cameras_lib.Cameras,
     num_nodes: int,
 ) -> np.ndarray:
   """Share of ordinary batches' rays that end in each node.
@@ -241,20 +259,16 @@ def node_mass(
     photo_rows: [M] training photos.
     options: of the batches.
     observations: as the batches take them.
-    cameras: table [P] of all photos.
     num_nodes: of the tree.
 
   Returns:
     [N] float64, sums to one.
   """
   count = np.zeros(num_nodes)
-  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
+  everywhere = focus_lib.Focus(maps, np.ones(num_nodes))
   for i in range(_NUM_BATCHES):
     batch = ray_batches.sample_batch(
-        pyramid, photo_rows, options, _FIRST_BATCH + i, observations
+        pyramid, photo_rows, options, _FIRST_BATCH + i, observations, everywhere
     )
-    photo = batch.photo_idx
-    cell = _cell_of(batch.pix, width[photo], height[photo], maps.grid)
-    nodes = maps.cells[photo, batch.pyramid_level, cell]
-    count += np.bincount(nodes, minlength=num_nodes)
+    count += np.bincount(batch.ends_in, minlength=num_nodes)
   return count / count.sum()

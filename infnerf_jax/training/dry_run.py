@@ -49,11 +49,11 @@ def estimate(config, workdir, *, measure: bool = True) -> dict[str, Any]:
   by_level = plan.built.report['nodes_by_level']
   training, resident = plan.num_slots * rows['training'], plan.num_slots
   if plan.capacity:
-    # A store of all nodes in three versions: what a reader may look at, what is
-    # committed, and what changed since.
+    # A store of all nodes in two versions: what is committed, and what changed
+    # since.
     training = plan.capacity.bytes
     resident = plan.capacity.num_rows
-    kept = 3 * sum(by_level) * rows['training']
+    kept = 2 * sum(by_level) * rows['training']
   else:
     kept = (config.checkpoints_kept + 1) * training
   result = {

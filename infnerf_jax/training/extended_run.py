@@ -14,11 +14,12 @@ from infnerf_jax.scene import joining
 from infnerf_jax.scene import split as split_lib
 from infnerf_jax.storage import leaves
 from infnerf_jax.training import (
-  coverage,
-  optimizer,
-  retraining,
-  run_files,
-  settings,
+    coverage,
+    growth,
+    optimizer,
+    retraining,
+    run_files,
+    settings,
 )
 from infnerf_jax.training import extension as extension_lib
 from infnerf_jax.training import state as state_lib
@@ -151,27 +152,18 @@ def find_retraining(config, run) -> retraining.Retraining:
   """
   plan, octree = run.plan, run.plan.built.octree
   count, total = len(plan.base.photo_names), len(plan.scene.photos.names)
-  policy = run.render_options.level_policy
   num_levels = run.pyramid.sizes.shape[1]
-  pixel_sizes = [plan.downscale * 2.0**level for level in range(num_levels)]
-  touched = retraining.touched_nodes(
+  shown = coverage.Photographed(
       run.observations,
       plan.scene.cameras,
-      np.arange(count, total),
       run.surroundings,
       plan.spec,
-      policy,
-      pixel_sizes,
+      run.render_options.level_policy,
+      [plan.downscale * 2.0**level for level in range(num_levels)],
   )
+  touched = retraining.touched_nodes(shown, np.arange(count, total))
   touched |= is_new(octree, plan.base.octree)
-  maps = coverage.node_maps(
-      run.observations,
-      plan.scene.cameras,
-      run.surroundings,
-      plan.spec,
-      policy,
-      pixel_sizes,
-  )
+  maps = coverage.node_maps(shown)
   train = run.split.train
   return retraining.Retraining(
       learns=retraining.with_ancestors(octree, touched),
@@ -196,7 +188,7 @@ def step_options(
   """
   first = extension.first_step
   length = config.num_steps - first
-  rehearsal = round(config.growth_rehearsal * length)
+  rehearsal = growth.rehearsal_steps(config.growth_rehearsal, length)
   return dataclasses.replace(
       options,
       first_step=first,

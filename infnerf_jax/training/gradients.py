@@ -66,6 +66,9 @@ class RayBatch(NamedTuple):
     valid: [R] bool.
     distance: [R] float32, metres to the sparse point that the ray goes
       through, 0: through none.
+    weight: [R] float32 on the ray's losses, None: all 1.
+    ends_in: [R] int32 node in which the ray was planned to end; None: there
+      is no plan.
   """
 
   photo_idx: jax.Array
@@ -74,6 +77,8 @@ class RayBatch(NamedTuple):
   rgb: jax.Array
   valid: jax.Array
   distance: jax.Array
+  weight: jax.Array | None = None
+  ends_in: jax.Array | None = None
 
 
 class Schedule(NamedTuple):
@@ -152,14 +157,14 @@ def _follow_poses(dense, rays, samples, spec):
   return rays, samples._replace(position=position)
 
 
-def _background_loss(clear, background, valid):
+def _background_loss(clear, background, valid, weight):
   """What the variance of random backgrounds adds to the squared error.
 
   The mean of the loss over backgrounds U(0, 2 b) is that at their mean b plus
   their variance, b**2 / 3 a channel: no noise from drawing one.
   """
   shade = clear * background[:1] / 3**0.5
-  return 3 * losses.photometric_loss(shade, 0.0, valid)
+  return 3 * losses.photometric_loss(shade, 0.0, valid, weight)
 
 
 def _ray_loss(
@@ -196,12 +201,14 @@ def _ray_loss(
   clear = 1 - colors.opacity
   rgb = colors.rgb + clear * schedule.background
   valid_share = jnp.sum(batch.valid) / counts.valid
-  mse = losses.photometric_loss(rgb, batch.rgb, batch.valid) * valid_share
+  weight = batch.weight
+  mse = losses.photometric_loss(rgb, batch.rgb, batch.valid, weight)
+  mse *= valid_share
   loss = options.lambda_rgb * mse
   if options.random_background:
-    spread = _background_loss(clear, schedule.background, batch.valid)
+    spread = _background_loss(clear, schedule.background, batch.valid, weight)
     loss += options.lambda_rgb * spread * valid_share
-  distortion = losses.distortion_loss(samples.sdist, colors.weights)
+  distortion = losses.distortion_loss(samples.sdist, colors.weights, weight)
   distortion *= batch.valid.shape[0] / counts.rays
   loss += options.lambda_distortion * distortion
   depth = jnp.float32(0)
@@ -211,7 +218,9 @@ def _ray_loss(
         schedule.depth_width * batch.distance,
         options.depth_width_final * footprint[:, 0],
     )
-    depth = losses.depth_loss(samples.t, colors.weights, batch.distance, width)
+    depth = losses.depth_loss(
+        samples.t, colors.weights, batch.distance, width, weight
+    )
     depth *= jnp.sum(batch.distance > 0) / counts.points
     loss += schedule.lambda_depth * depth
   return loss, RayLosses(mse, distortion, depth)

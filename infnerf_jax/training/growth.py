@@ -72,6 +72,11 @@ def steps_of_schedule(schedule, num_steps: int) -> tuple[int, ...]:
   return steps
 
 
+def rehearsal_steps(rehearsal: float, num_steps: int) -> int:
+  """Steps for which nodes rehearse; below 1 they are a share of `num_steps`."""
+  return round(rehearsal * num_steps) if rehearsal < 1 else int(rehearsal)
+
+
 def active_level(step, growth_steps: tuple[int, ...]):
   """Deepest level that takes part in a step (an array or a number)."""
   if not growth_steps:

@@ -34,7 +34,7 @@ from infnerf_jax.training import step as step_lib
 from infnerf_jax.training import workdir as workdir_lib
 
 # Batches drawn ahead of the step that uses them.
-_PREFETCH = 4
+_PREFETCH = out_of_core.MOST_AHEAD
 
 
 class Hooks(NamedTuple):

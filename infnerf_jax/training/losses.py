@@ -1,25 +1,34 @@
-"""Losses of training: means, so that weights do not depend on sizes."""
+"""Losses of training: means, so that weights do not depend on sizes.
+
+Weights of rays, where some are drawn more often than their share, multiply
+terms of the sum and leave its divisor as it is: their mean over batches is 1.
+"""
 
 import jax.numpy as jnp
 
 
-def photometric_loss(rgb, target, valid):
+def _weighed(values, weight):
+  return values if weight is None else values * weight
+
+
+def photometric_loss(rgb, target, valid, weight=None):
   """Mean squared error over valid rays.
 
   Args:
     rgb: [R, 3].
     target: [R, 3].
     valid: [R] bool; masked pixels are left out.
+    weight: [R] of each ray's part of the sum, None: all 1.
 
   Returns:
     Scalar.
   """
   error = jnp.sum((rgb - target) ** 2, axis=-1)
-  error = jnp.where(valid, error, 0.0)
+  error = _weighed(jnp.where(valid, error, 0.0), weight)
   return jnp.sum(error) / jnp.maximum(3 * jnp.sum(valid), 1)
 
 
-def distortion_loss(sdist, weights):
+def distortion_loss(sdist, weights, weight=None):
   """Gathers a ray's weights at one place (mip-NeRF 360, equation 15).
 
   The double sum over pairs is two running sums, since intervals are sorted.
@@ -27,6 +36,7 @@ def distortion_loss(sdist, weights):
   Args:
     sdist: [R, S + 1] normalised interval ends.
     weights: [R, S].
+    weight: [R] of each ray's part of the sum, None: all 1.
 
   Returns:
     Scalar, mean over rays.
@@ -39,10 +49,10 @@ def distortion_loss(sdist, weights):
   # Each unordered pair counts twice in the double sum.
   between = 2 * jnp.sum(weighted * before - weights * moment_before, axis=-1)
   within = jnp.sum(weights**2 * width, axis=-1) / 3
-  return jnp.mean(between + within)
+  return jnp.mean(_weighed(between + within, weight))
 
 
-def depth_loss(t, weights, distance, width):
+def depth_loss(t, weights, distance, width, weight=None):
   """A ray through a sparse point ends there.
 
   One minus the weight that lies at the point, under a bell of a given width:
@@ -54,6 +64,7 @@ def depth_loss(t, weights, distance, width):
     weights: [R, S].
     distance: [R] metres to the point; 0: the ray goes through none.
     width: [R] metres, standard deviation of the bell.
+    weight: [R] of each ray's part of the sum, None: all 1.
 
   Returns:
     Scalar, mean over the rays that go through points.
@@ -61,9 +72,8 @@ def depth_loss(t, weights, distance, width):
   known = distance > 0
   away = (t - distance[:, None]) / jnp.where(known, width, 1.0)[:, None]
   missing = 1 - jnp.sum(weights * jnp.exp(-0.5 * away**2), axis=-1)
-  return jnp.sum(jnp.where(known, missing, 0.0)) / jnp.maximum(
-      jnp.sum(known), 1
-  )
+  missing = _weighed(jnp.where(known, missing, 0.0), weight)
+  return jnp.sum(missing) / jnp.maximum(jnp.sum(known), 1)
 
 
 def level_consistency_loss(parent_transparency, child_transparency, valid):

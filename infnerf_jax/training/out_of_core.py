@@ -35,6 +35,7 @@ from infnerf_jax.training import (
   route,
   run_store,
   sample_counts,
+  sample_pairs,
   setup,
   sharded_state,
   sharded_step,
@@ -45,7 +46,10 @@ STORE = 'nodes'
 REPORT = 'out_of_core.json'
 # What rendering takes beside rows: programs, rays, a picture.
 _BESIDE_ROWS_GB = 0.4
-_COUNTS = 'samples_of_node'
+_COUNTS, _PAIRS = 'samples_of_node', 'pairs_of_nodes'
+# Batches are drawn that many steps ahead; plans are made before that.
+MOST_AHEAD = 4
+_PLANNED_AHEAD = 2 * MOST_AHEAD
 # Of rows that come and go in a step, for each sample that it evaluates: a fifth
 # of its time on two cores, where a megabyte read and written costs 3 ms.
 _BYTES_A_SAMPLE = 40
@@ -127,6 +131,8 @@ class PagedRoute:
     )
     self._workdir = pathlib.Path(workdir)
     octree, field = run.plan.built.octree, run.plan.spec.field
+    self._counts = sample_counts.NodeCounts(octree.num_nodes)
+    self._lookout = sample_pairs.Lookout(octree.num_nodes, _PLANNED_AHEAD)
     self.plan = self._make_plan()
     self.store = self._open_store()
     key = setup.init_key(config)
@@ -138,7 +144,6 @@ class PagedRoute:
         lambda node: first_row(jnp.int32(node)),
         self._mesh,
     )
-    self._counts = sample_counts.NodeCounts(octree.num_nodes)
     self._focuses = self._around = self._marks = None
     self._placed = self._place_surroundings()
     self._number = self._num_commits = 0
@@ -168,6 +173,8 @@ class PagedRoute:
         rows_a_step=_rows_a_step(config, run.plan.spec.field),
         shard_of_node=owners,
         pairs=pairs,
+        num_rays=config.batch_size,
+        seen=self._lookout.of_phase,
     )
 
   def _open_store(self) -> row_store.RowStore:
@@ -186,8 +193,6 @@ class PagedRoute:
 
   def __exit__(self, *unused):
     self._pager.close()
-    if processes.is_first():
-      self.store.close()
 
   def _coverage(self) -> tuple[np.ndarray, focus_lib.NodePairs]:
     """([N] mass, NodePairs): where rays end; makes the maps.
@@ -203,7 +208,7 @@ class PagedRoute:
           run.plan.scene, run.plan.built.sample_aabb
       )
     cameras, num_levels = run.plan.scene.cameras, run.pyramid.sizes.shape[1]
-    seen = (
+    shown = coverage.Photographed(
         known,
         cameras,
         run.surroundings,
@@ -211,18 +216,20 @@ class PagedRoute:
         run.render_options.level_policy,
         [run.plan.downscale * 2.0**level for level in range(num_levels)],
     )
-    maps = coverage.node_maps(*seen)
+    maps = coverage.node_maps(shown)
     self._maps = mesh_route.of_first_process(maps)._replace(grid=maps.grid)
     mass = coverage.node_mass(
         self._maps, run.pyramid, run.split.train,
-        route.batch_options(self._config, run), run.observations, cameras,
+        route.batch_options(self._config, run), run.observations,
         run.plan.built.octree.num_nodes,
     )  # fmt: skip
-    pairs = coverage.node_pairs(self._maps, mass, *seen)
+    pairs = coverage.node_pairs(shown, self._maps, mass)
     length = int(mesh_route.of_first_process(np.int32(len(pairs.planned))))
-    return mass, mesh_route.of_first_process(
+    pairs = mesh_route.of_first_process(
         pairs._make(np.resize(x, length) for x in pairs)
     )
+    samples = self._config.batch_size * self._config.sampling.num_samples[-1]
+    return mass, pairs._replace(share=samples * pairs.share)
 
   def draw(self, step: int) -> ray_batches.RayBatch:
     """This process's rays of a step; a function of seed and step."""
@@ -254,6 +261,7 @@ class PagedRoute:
       return state
     arrays = self.store.read_state()
     self._counts.total = arrays.pop(_COUNTS)
+    self._lookout.restore(_PAIRS, arrays)
     try:
       dense = leaves.into_template(arrays, _without_rows(state))
     except ValueError as e:
@@ -278,19 +286,28 @@ class PagedRoute:
     """Makes resident what a step needs, and takes it; the state is donated."""
     if self._marks is None:
       self._marks = (0, 0, 0.0, time.monotonic(), number)
+    self._lookout.before(number, self.plan, lambda: self._counts.total[1])
     rows = self._pager.enter(number, paging.rows_of(state))
     stage = self.plan.stage_at(number)
     if self._around is None or self._around[0] != stage.index:
       self._around = (stage.index, self._surroundings(stage))
     state, metrics = self._step(
         paging.with_rows(state, rows),
-        route.device_batch(batch, self._rays.place),
+        route.device_batch(
+            batch, self._rays.place, self._loss_weight(stage, batch)
+        ),
         self._around[1],
         self._key,
     )
     self._counts.add(metrics.samples_of_node)
+    self._lookout.add(number, metrics.nodes_of_rays)
     self._number = number + 1
     return state, metrics
+
+  def _loss_weight(self, stage, batch) -> np.ndarray:
+    """[R] float32 that make up for how often rays are drawn."""
+    weight = stage.loss_weight[np.maximum(batch.ends_in, 0)]
+    return np.where(batch.ends_in >= 0, weight, 1).astype(np.float32)
 
   def whole(self, state) -> state_lib.TrainState:
     """The state as `save` takes it, in every process."""
@@ -312,7 +329,7 @@ class PagedRoute:
 
   def _surroundings(self, stage) -> gradients.Surroundings:
     octree, placed = self.plan.octree, self._placed
-    pinned = self.plan.phases[stage.index[0]].pinned
+    pinned = self.plan.laid(stage.index[0]).pinned
     put = lambda x: sharded_step.place_everywhere(x, self._mesh)
     rows = lambda among: put(residency.prior_rows(octree, stage, pinned, among))
     return placed._replace(
@@ -331,6 +348,7 @@ class PagedRoute:
     self._pager.collect(paging.rows_of(state))
     arrays = leaves.host_copies(_without_rows(state))
     arrays[_COUNTS] = self._counts.total
+    arrays.update(self._lookout.arrays(_PAIRS))
     summary = self.summary()
     self._num_commits += 1
     with processes.first_before_others(f'commit {self._num_commits}'):
@@ -377,7 +395,9 @@ class PagedRoute:
         [self.store.bytes_read, self.store.bytes_written]
     ).sum(axis=0)
     return {
-        **paging_report.describe(self.plan, self._run.plan.spec.field),
+        **paging_report.describe(
+            self.plan, self._run.plan.spec.field, max(self._number - 1, 0)
+        ),
         'bytes_read': int(moved[0]),
         'bytes_written': int(moved[1]),
         **paging_report.shares(*self._counts.total),

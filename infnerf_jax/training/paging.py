@@ -166,11 +166,9 @@ class Pager:
     wanted = np.flatnonzero(
         (stage.node_of_slot >= 0) & (stage.node_of_slot != self._node_of_slot)
     ).tolist()
-    # A node that changes its place goes by way of the disk.
-    for node in stage.node_of_slot[wanted].tolist():
-      if node in self._slot_of:
-        self._give_up(parts, self._slot_of[node])
+    # Nodes that change places free them all before the first one comes.
     for slot in wanted:
+      self._leave(parts, int(stage.node_of_slot[slot]))
       self._give_up(parts, slot)
     for slot in wanted:
       self._exchange(parts, slot, int(stage.node_of_slot[slot]))
@@ -179,6 +177,7 @@ class Pager:
 
   def _exchange(self, parts, slot, node) -> None:
     """Puts a node's row into a slot, and what was there on its way out."""
+    self._leave(parts, node)
     self._give_up(parts, slot)
     holders = self._slots.holders(slot)
     if self._is_apart(node, holders):
@@ -186,6 +185,11 @@ class Pager:
     if self._me in holders:
       self._slots.put(parts, slot, self._take(node))
     self._node_of_slot[slot], self._slot_of[node] = node, slot
+
+  def _leave(self, parts, node) -> None:
+    """Empties the slot that a node is in: it goes to another by way of disk."""
+    if node in self._slot_of:
+      self._give_up(parts, self._slot_of[node])
 
   def _give_up(self, parts, slot) -> None:
     """Empties a slot."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from infnerf_jax.training import capacity, residency
+from infnerf_jax.training import capacity, residency, rounds
 from kernels.node_field import specs as field_specs
 
 # Nodes with fewer samples say nothing of how samples are spread.
@@ -12,13 +12,14 @@ _MIN_SAMPLES = 1000
 
 
 def describe(
-    plan: residency.Plan, field: field_specs.FieldSpec
+    plan: residency.Plan, field: field_specs.FieldSpec, step: int
 ) -> dict[str, Any]:
   """Nodes, slots and rounds.
 
   Args:
     plan: of the run.
     field: of a node.
+    step: that the run has come to; rounds behind it are not laid yet.
   """
   held, num_nodes = plan.capacity, plan.octree.num_nodes
   return {
@@ -28,7 +29,8 @@ def describe(
       'num_pinned': held.num_pinned,
       'bytes_capacity': held.bytes,
       'bytes_all_resident': capacity.resident_bytes(field, num_nodes),
-      'phases': [_describe(phase) for phase in plan.phases],
+      'phases': [x._asdict() for x in plan.phases],
+      'now': _describe(plan.laid(plan.phase_at(step))),
   }
 
 
@@ -53,12 +55,12 @@ def shares(total: np.ndarray, got: np.ndarray) -> dict[str, Any]:
   }
 
 
-def _describe(phase: residency.Phase) -> dict[str, Any]:
+def _describe(phase: rounds.Phase) -> dict[str, Any]:
   """A phase in a few numbers."""
   return {
       'first': phase.first,
       'last': phase.last,
-      'stages': len(phase.ends),
+      'stages': phase.num_stages,
       'pinned': len(phase.pinned),
       'tracks': [
           {'nodes': len(t.nodes), 'window': t.window, 'exchange': t.exchange}

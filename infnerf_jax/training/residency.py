@@ -7,11 +7,13 @@ stage it leaves some nodes behind and takes others in. So neighbours in space,
 and parents with their children, are mostly resident together, and little is
 exchanged at a time. Every round takes another curve: nodes that had neighbours
 outside the window in one have them inside in the next. Slots follow from places
-in line; nothing here depends on how fast anything is: the plan is a function of
-the tree, of the batches' coverage and of the step.
+in line.
 
-A node's rays are spread over the stages in which it is resident so that, over
-a round, batches are those of a run whose nodes are all resident.
+A node's rays are dealt out to the stages in which it is resident by where their
+samples fall (`ray_shares.py`), foretold at first, and from the second round on
+as the steps before have shown. Nothing here depends on how fast anything is:
+the plan is a function of the tree, of the batches' coverage, of what earlier
+steps counted, and of the step.
 
 Over a mesh the pinned nodes are on all node shards; each of the others belongs
 to one of them for the whole run, whose windows slide along its own nodes, all
@@ -20,20 +22,30 @@ shards' to the same places at the same time. A single device is a mesh of one.
 
 import bisect
 import functools
-from typing import NamedTuple, Sequence
+import threading
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
 
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.training import capacity as capacity_lib
-from infnerf_jax.training import gains, growth
+from infnerf_jax.training import growth, ray_shares
+from infnerf_jax.training import rounds as rounds_lib
 from infnerf_jax.training import tracks as tracks_lib
+from infnerf_jax.training import visits as visits_lib
 
 # More rounds leave nodes alone for fewer steps and move more bytes.
 _MIN_ROUNDS, _MAX_ROUNDS = 2, 12
 # A stage whose nodes batches hardly see still gets this share of the mean.
 _MIN_MASS = 0.1
+# Rounds that are planned together: as many as there are curves.
+_TOGETHER = 4
+# The first round is shorter: what no node has learned of yet is empty to rays,
+# and their samples lie elsewhere.
+_FIRST_ROUND = 1 / 3
+# Beyond these a round's gains are not made up for by the losses' weights.
+_LOSS_RATES = (0.25, 4.0)
 _ALL = np.iinfo(np.int64).max
 
 
@@ -50,6 +62,8 @@ class Stage(NamedTuple):
       free.
     weight: [N] float64 of a ray that ends in each node, beside its weight in
       a run whose nodes are all resident; None: all are.
+    loss_weight: [N] float64 on the losses of these rays: in proportion to the
+      reciprocal of how often its round draws them.
   """
 
   index: tuple[int, int]
@@ -59,179 +73,76 @@ class Stage(NamedTuple):
   node_of_slot: np.ndarray
   coming: tuple[tuple[int, int], ...]
   weight: np.ndarray | None
+  loss_weight: np.ndarray
 
 
-class Phase(NamedTuple):
-  """A round of the windows, or steps in which all that take part are resident.
+class Span(NamedTuple):
+  """Steps of a phase.
 
   Attributes:
     first: step.
     last: behind the last step.
-    stand_for: [N] int64 the node that stands for each: itself, or its deepest
-      ancestor that takes part.
-    pinned: nodes that stay, the root first.
-    pinned_slots: of each, [len(pinned)].
-    tracks: of all others that take part.
-    gain: [N] float64 factor on the rays that end in each node, see `gains`.
-    turns: [N] float64 sum of a node's weights by place over the stages, beside
-      its gain.
-    scale: [S] float64 weight of a stage's rays beside their weight by place.
-    ends: [S] int64 steps behind the stages' last ones.
+    group: its number among those over the same nodes.
+    variant: of the curve.
   """
 
   first: int
   last: int
-  stand_for: np.ndarray
-  pinned: np.ndarray
-  pinned_slots: np.ndarray
-  tracks: tuple[tracks_lib.Track, ...]
-  gain: np.ndarray
-  turns: np.ndarray
-  scale: np.ndarray
-  ends: np.ndarray
+  group: int
+  variant: int
 
 
-def _stand_for(octree, limit) -> np.ndarray:
-  """[N] the ancestor or self at most at a level."""
-  node = np.arange(octree.num_nodes)
-  for _ in range(octree.num_levels):
-    node = np.where(octree.level[node] > limit, octree.parent[node], node)
-  return node
-
-
-def _by_place(window) -> np.ndarray:
-  """[window] weights: most of a node's rays come amid the window.
-
-  There its neighbours on both sides are resident too.
-  """
-  place = np.arange(window)
-  return np.minimum(place + 1.0, window - place) / (window + 1)
-
-
-def _weights(tracks, stage, num_nodes) -> np.ndarray:
-  """[N] weights by place in a stage's windows, 0 where not resident."""
-  weight = np.zeros(num_nodes)
-  for track in tracks:
-    start = track.start(stage)
-    _, nodes = track.rows(start, start + track.window)
-    weight[nodes] = _by_place(track.window)
-  return weight
-
-
-class _Lines(NamedTuple):
-  """What of a phase stays, and the lines that move.
+class Dealt(NamedTuple):
+  """A phase's rays, dealt out to its stages.
 
   Attributes:
-    nodes: that stay.
-    slots: of each.
-    moving: [(nodes in line, slots, first of them)].
+    ends: [S] int64 steps behind the stages' last ones.
+    first: [S + 1] entries at which stages begin.
+    node: [E] of each entry, stage by stage.
+    share: [E] of the rays that end there, any unit within a stage.
+    loss_weight: [N], see `Stage`.
   """
 
-  nodes: np.ndarray
-  slots: np.ndarray
-  moving: list[tuple[np.ndarray, int, int]]
+  ends: np.ndarray
+  first: np.ndarray
+  node: np.ndarray
+  share: np.ndarray
+  loss_weight: np.ndarray
 
 
-def _lines(octree, capacity, mass, nodes, shard_of_node, variant) -> _Lines:
-  """Deals the slots of all shards out to the nodes that take part.
-
-  Replicated are those whose owner is -1; where there are none, the top levels,
-  the most seen first in each.
-  """
-  top = nodes[shard_of_node[nodes] < 0]
-  if not len(top):
-    order = nodes[np.lexsort((-mass[nodes], octree.level[nodes]))]
-    top = np.sort(order[: capacity.num_pinned])
-  rest = np.setdiff1d(nodes, top)
-  stay, slots, moving = [top], [np.arange(len(top))], []
-  free = capacity.num_slots - capacity.num_pinned
-  for shard in range(capacity.num_shards):
-    own = rest[shard_of_node[rest] == shard]
-    first = shard * capacity.num_slots + capacity.num_pinned
-    # In the order of the tree: slots are those of an ordinary run.
-    whole, lines = [own], []
-    if len(own) > free:
-      whole, lines = tracks_lib.deal_out(octree, own, mass, free, variant)
-    for group in whole:
-      stay.append(group)
-      slots.append(first + np.arange(len(group)))
-      first += len(group)
-    for line, count in lines:
-      moving.append((line, count, first))
-      first += count
-  return _Lines(np.concatenate(stay), np.concatenate(slots), moving)
-
-
-def make_phase(
-    octree: tree_lib.Octree,
-    capacity: capacity_lib.Capacity,
+def deal(
+    phase: rounds_lib.Phase,
+    visits: visits_lib.Visits,
+    share: np.ndarray,
     mass: np.ndarray,
-    *,
-    first: int,
-    last: int,
-    max_level: int,
-    shard_of_node: np.ndarray,
-    pairs: focus_lib.NodePairs | None = None,
-    variant: int = 0,
-) -> Phase:
-  """Plans a round over the nodes down to a level.
+) -> Dealt:
+  """Sets the stages' lengths by the rays that they draw.
 
   Args:
-    octree: tree.
-    capacity: of the slots.
+    phase: a round.
+    visits: of it.
+    share: [E] of each node's rays in a round, by visit and stage.
     mass: [N] share of the rays that end in each node.
-    first: step.
-    last: behind the last step.
-    max_level: of the nodes that take part.
-    shard_of_node: [N] int32 owners, -1: replicated.
-    pairs: where samples fall, None: in the nodes in which rays end.
-    variant: of the curve.
-
-  Returns:
-    Phase.
   """
-  stand_for = _stand_for(octree, max_level)
-  mass = np.bincount(stand_for, mass, octree.num_nodes)
-  lines = _lines(
-      octree, capacity, mass, np.unique(stand_for), shard_of_node, variant
-  )
-  stays = (stand_for, lines.nodes, lines.slots)
-  if not lines.moving:
-    ones = np.ones(octree.num_nodes)
-    ends = np.array([last])
-    return Phase(first, last, *stays, (), ones, ones, np.ones(1), ends)
-  tracks = tracks_lib.make_tracks(octree, lines.moving, variant)
-  num_stages = len(tracks[0].passed)
-  weights = np.stack(
-      [_weights(tracks, s, octree.num_nodes) for s in range(num_stages)]
-  )
-  turns = np.maximum(weights.sum(axis=0), 1e-12)
-  gain = np.ones(octree.num_nodes)
-  if pairs is not None:
-    gain = _gain(pairs, weights / turns, mass, stand_for, lines.nodes)
-    turns /= gain
-  drawn = (mass * weights / turns).sum(axis=1)
+  steps, num_stages = phase.last - phase.first, phase.num_stages
+  drawn = np.bincount(visits.stage, share * mass[visits.node], num_stages)
   length = np.maximum(drawn, _MIN_MASS * max(drawn.mean(), 1e-12))
-  share = length.cumsum() / length.sum()
-  ends = first + np.round((last - first) * share).astype(np.int64)
-  # Over a round a node's rays add up to its own share of all rays.
-  scale = drawn.sum() / np.maximum(drawn, 1e-12)
-  return Phase(first, last, *stays, tracks, gain, turns, scale, ends)
-
-
-def _gain(pairs, rays, mass, stand_for, pinned) -> np.ndarray:
-  """[N] gains from [S, N] shares of each node's rays by stage."""
-  resident = rays > 0
-  resident[:, pinned] = True
-  # Rays that end in pinned nodes are drawn in all steps.
-  drawn = (mass * rays).sum(axis=1)
-  rays = rays.copy()
-  rays[:, pinned] = (drawn / max(drawn.sum(), 1e-12))[:, None]
-  pairs = pairs._replace(
-      planned=stand_for[pairs.planned], actual=stand_for[pairs.actual]
+  ends = phase.first + np.round(steps * length.cumsum() / length.sum()).astype(
+      np.int64
   )
-  share = gains.together(pairs, rays, resident)
-  return gains.balance(pairs, share, mass)
+  # A stage's batches are full, whatever its shares add up to.
+  often = np.diff(ends, prepend=phase.first) / np.maximum(drawn, 1e-12)
+  rate = np.bincount(visits.node, share * often[visits.stage], len(mass)) / max(
+      steps, 1
+  )
+  order = np.argsort(visits.stage, kind='stable')
+  return Dealt(
+      ends,
+      np.searchsorted(visits.stage[order], np.arange(num_stages + 1)),
+      visits.node[order],
+      share[order],
+      1 / np.clip(rate, *_LOSS_RATES),
+  )
 
 
 class Plan:
@@ -240,7 +151,7 @@ class Plan:
   Attributes:
     octree: tree.
     capacity: of the slots.
-    phases: in order.
+    phases: their steps, in order.
   """
 
   def __init__(
@@ -255,6 +166,8 @@ class Plan:
       rows_a_step: float = 1.0,
       shard_of_node: np.ndarray | None = None,
       pairs: focus_lib.NodePairs | None = None,
+      num_rays: int = 1,
+      seen: Callable[[int], ray_shares.Seen | None] | None = None,
   ):
     """Plans a run.
 
@@ -269,50 +182,105 @@ class Plan:
       rows_a_step: exchanged at most on each shard, on average.
       shard_of_node: [N] int32 owners, -1: replicated; None: the top levels are,
         and neighbours have different owners.
-      pairs: where samples fall, None: in the nodes in which rays end.
+      pairs: where samples fall, those of a step; None: in the nodes in which
+        rays end.
+      num_rays: of a step.
+      seen: number of a phase to what steps before it showed.
     """
     self.octree, self.capacity = octree, capacity
-    self._rows_a_step, self._pairs = rows_a_step, pairs
+    self._rows_a_step, self._num_rays = rows_a_step, num_rays
+    self._seen = seen or (lambda number: None)
     if shard_of_node is None:
       shard_of_node = tracks_lib.owners(octree, capacity.num_shards)
     self.shard_of_node = shard_of_node
     begins = sorted({0} | {max(0, at - rehearsal) for at in growth_steps})
     begins = [at for at in begins if at < num_steps] or [0]
-    self.phases = []
+    self._mass, self._pairs = mass, pairs
+    self._levels, self.phases = [], []
     for first, last in zip(begins, begins[1:] + [num_steps], strict=True):
       level = int(growth.active_level(first + rehearsal, tuple(growth_steps)))
-      self.phases += self._rounds(mass, first, last, level)
+      self._levels.append(level)
+      self.phases += self._rounds(first, last)
     self._begins = [phase.first for phase in self.phases]
+    # Batches are drawn in a thread of their own.
+    self._lock = threading.RLock()
+    self._made = functools.lru_cache(maxsize=2)(self._make)
     self._stage = functools.lru_cache(maxsize=8)(self._make_stage)
 
-  def _rounds(self, mass, first, last, max_level) -> list[Phase]:
-    """Rounds of equal length, as many as there is time for."""
-    phase = functools.partial(
-        make_phase, self.octree, self.capacity, mass, max_level=max_level,
-        shard_of_node=self.shard_of_node, pairs=self._pairs,
+  def _coverage(self, group, seen=None) -> rounds_lib.Coverage:
+    pairs = self._pairs
+    if pairs is not None and seen is not None:
+      pairs = ray_shares.with_seen(pairs, self._mass, self._num_rays, seen)
+    return rounds_lib.cover(self.octree, self._mass, pairs, self._levels[group])
+
+  def _lay(self, span: Span, coverage) -> rounds_lib.Phase:
+    return rounds_lib.lay(
+        self.octree, self.capacity, coverage, first=span.first, last=span.last,
+        shard_of_node=self.shard_of_node, variant=span.variant,
+        group=span.group,
     )  # fmt: skip
-    num = 1
-    rows = sum(len(t.nodes) for t in phase(first=first, last=last).tracks)
+
+  def _rounds(self, first, last) -> list[Span]:
+    """Rounds, as many as there is time for."""
+    group = len(self._levels) - 1
+    whole = self._lay(Span(first, last, group, 0), self._coverage(group))
+    num, rows = 1, sum(len(track.nodes) for track in whole.tracks)
     if rows:
       exchanged = (last - first) * self._rows_a_step * self.capacity.num_shards
       num = int(np.clip(round(exchanged / rows), _MIN_ROUNDS, _MAX_ROUNDS))
-    edges = first + (last - first) * np.arange(num + 1) // num
+    length = np.ones(num)
+    if num > 1:
+      length[0] = _FIRST_ROUND
+    share = np.concatenate([[0], length.cumsum()]) / length.sum()
+    edges = first + np.round((last - first) * share).astype(np.int64)
     return [
-        phase(first=int(edges[i]), last=int(edges[i + 1]), variant=i)
+        Span(int(edges[i]), int(edges[i + 1]), group, i)
         for i in range(num)
         if edges[i + 1] > edges[i]
     ]
 
   def stage_at(self, step: int) -> Stage:
     """The stage of a step; beyond the plan's end its last stage goes on."""
-    number = bisect.bisect_right(self._begins, step) - 1
-    ends = self.phases[number].ends
-    index = int(np.searchsorted(ends, step, side='right'))
-    return self._stage(number, min(index, len(ends) - 1))
+    with self._lock:
+      number = self.phase_at(step)
+      ends = self._made(number)[1].ends
+      index = int(np.searchsorted(ends, step, side='right'))
+      return self._stage(number, min(index, len(ends) - 1))
+
+  def phase_at(self, step: int) -> int:
+    """The number of a step's phase."""
+    return max(bisect.bisect_right(self._begins, step) - 1, 0)
+
+  def laid(self, number: int) -> rounds_lib.Phase:
+    """A phase: what is resident in its stages."""
+    with self._lock:
+      return self._made(number)[0]
+
+  def _make(self, number) -> tuple[rounds_lib.Phase, Dealt]:
+    span, seen = self.phases[number], self._seen(number)
+    coverage = self._coverage(span.group, seen)
+    phase = self._lay(span, coverage)
+    if not phase.tracks:
+      nobody = np.zeros(0, np.int64)
+      ones = np.ones(self.octree.num_nodes)
+      ends = np.array([phase.last])
+      return phase, Dealt(ends, np.zeros(2, np.int64), nobody, nobody, ones)
+    after = self.phases[number + 1 : number + _TOGETHER]
+    after = [x for x in after if x.group == span.group]
+    phases = [phase, *(self._lay(x, coverage) for x in after)]
+    visits = [
+        visits_lib.of_round(x.tracks, x.pinned, self.octree.num_nodes)
+        for x in phases
+    ]
+    shares = ray_shares.spread(
+        visits, [x.last - x.first for x in phases], coverage.mass,
+        coverage.pairs, seen,
+    )  # fmt: skip
+    return phase, deal(phase, visits[0], shares[0], coverage.mass)
 
   def _make_stage(self, number, index) -> Stage:
-    phase = self.phases[number]
-    num_stages = len(phase.ends)
+    phase, dealt = self._made(number)
+    num_stages = phase.num_stages
     node_of_slot = np.full(self.capacity.num_rows, -1, np.int64)
     node_of_slot[phase.pinned_slots] = phase.pinned
     coming = []
@@ -332,19 +300,21 @@ class Plan:
     is_last = (number, index) == (len(self.phases) - 1, num_stages - 1)
     return Stage(
         (number, index),
-        int(phase.ends[index - 1]) if index else phase.first,
-        _ALL if is_last else int(phase.ends[index]),
+        int(dealt.ends[index - 1]) if index else phase.first,
+        _ALL if is_last else int(dealt.ends[index]),
         slot_of_node,
         node_of_slot,
         tuple((slot, node) for _, slot, node in coming),
-        self._weight(phase, index) if phase.tracks else None,
+        self._weight(phase, dealt, index) if phase.tracks else None,
+        dealt.loss_weight[phase.stand_for],
     )
 
-  def _weight(self, phase, index):
+  def _weight(self, phase, dealt, index):
     """[N] weight of rays by the node in which they end."""
-    weight = _weights(phase.tracks, index, self.octree.num_nodes)
-    weight *= phase.scale[index] / phase.turns
-    weight[phase.pinned] = phase.gain[phase.pinned]
+    weight = np.zeros(self.octree.num_nodes)
+    entries = slice(dealt.first[index], dealt.first[index + 1])
+    # A node whose second visit begins in the stage in which its first ends.
+    np.add.at(weight, dealt.node[entries], dealt.share[entries])
     return weight[phase.stand_for]
 
 

@@ -11,20 +11,19 @@ anywhere, so that nothing appears before what stays.
 
 import dataclasses
 import functools
-from typing import Callable, NamedTuple, Sequence
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from infnerf_jax.geometry import cameras as cameras_lib
-from infnerf_jax.models import scene_model
 from infnerf_jax.octree import tree as tree_lib
 from infnerf_jax.render import render_rays
 from infnerf_jax.scene import focus as focus_lib
 from infnerf_jax.scene import observations as observations_lib
 from infnerf_jax.scene import photo_groups, ray_batches
-from infnerf_jax.training import coverage, gradients
+from infnerf_jax.training import coverage
 
 _GRID = 16  # cells along a photo's sides whose rays are followed
 _NUM_SAMPLES = 32  # along each of them
@@ -54,23 +53,19 @@ class Retraining(NamedTuple):
   maps: focus_lib.NodeMaps
 
 
-def _passed(surroundings, spec, policy):
+def _passed(shown):
   """Jitted: [N] bool nodes that rays of (photo, pixel, size) pass through."""
-  num_nodes = surroundings.tree.slot_of_node.shape[0]
-  tree = scene_model.TreeArrays(
-      surroundings.tree.children, jnp.zeros(num_nodes, jnp.int32)
-  )
-  model = scene_model.SceneModel(tree, None, None, surroundings.sample_aabb)
+  model, cameras = shown.model(), shown.surroundings.cameras
 
   @jax.jit
   def passed(found, photo, pix, pixel_size, distance):
     rays = cameras_lib.camera_rays(
-        surroundings.cameras, photo, pix, pixel_size, root_side=spec.root_side
+        cameras, photo, pix, pixel_size, root_side=shown.spec.root_side
     )
     place = (jnp.arange(_NUM_SAMPLES) + 1.0) / _NUM_SAMPLES
     t = _BEYOND * distance[:, None] * place  # [B, S]
     node = render_rays.locate_samples(
-        None, model, spec, rays, t, policy=policy
+        None, model, shown.spec, rays, t, policy=shown.policy
     )[0]
     # Nothing is known of photos without points.
     node = jnp.where(distance[:, None] > 0, node, 0)
@@ -79,49 +74,29 @@ def _passed(surroundings, spec, policy):
   return passed
 
 
-def touched_nodes(
-    observations: observations_lib.Observations,
-    cameras: cameras_lib.Cameras,
-    photo_rows,
-    surroundings: gradients.Surroundings,
-    spec: scene_model.ModelSpec,
-    policy,
-    pixel_sizes: Sequence[float],
-) -> np.ndarray:
+def touched_nodes(shown: coverage.Photographed, photo_rows) -> np.ndarray:
   """Nodes that rays of photos pass through up to the surfaces they show.
 
   Args:
-    observations: sightings of sparse points, of all photos.
-    cameras: table [P].
+    shown: by all photos.
     photo_rows: of the photos that are meant.
-    surroundings: tree, cameras and box, of a single device.
-    spec: static facts.
-    policy: footprint to level.
-    pixel_sizes: full-size pixels of each pyramid level.
 
   Returns:
     [N] bool.
   """
-  rows = np.asarray(photo_rows)
-  width, height = np.asarray(cameras.width), np.asarray(cameras.height)
-  distance = coverage.cell_distances(observations, width, height, _GRID)[rows]
-  photo = np.repeat(rows, _GRID * _GRID)
-  down, across = np.divmod(np.tile(np.arange(_GRID * _GRID), len(rows)), _GRID)
-  pix = np.stack(
-      [(across + 0.5) * width[photo], (down + 0.5) * height[photo]], axis=-1
-  )
-  passed = _passed(surroundings, spec, policy)
-  found = jnp.zeros(surroundings.tree.slot_of_node.shape[0], bool)
-  for pixel_size in pixel_sizes:
+  photo, pix, distance = shown.cells(_GRID, np.asarray(photo_rows))
+  passed = _passed(shown)
+  found = jnp.zeros(shown.surroundings.joins.shape[0], bool)
+  for pixel_size in shown.pixel_sizes:
     for jitter in _JITTERS:
       for start in range(0, len(photo), _BLOCK):
         block = functools.partial(_block, start=start)
         found = passed(
             found,
             block(photo.astype(np.int32)),
-            block((pix / _GRID).astype(np.float32)),
+            block(pix.astype(np.float32)),
             np.full(_BLOCK, pixel_size * jitter, np.float32),
-            block(distance.reshape(-1)),
+            block(distance),
         )
   return np.array(found)
 

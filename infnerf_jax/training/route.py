@@ -78,8 +78,18 @@ def ray_drawer(config, run: setup.Run):
   return draw
 
 
-def device_batch(batch: ray_batches.RayBatch, put=jnp.asarray):
-  """A gradients.RayBatch of a host's, its arrays placed by `put`."""
+def device_batch(
+    batch: ray_batches.RayBatch, put=jnp.asarray, weight=None
+) -> gradients.RayBatch:
+  """A gradients.RayBatch of a host's, its arrays placed by `put`.
+
+  Args:
+    batch: R rays.
+    put: NumPy to device.
+    weight: [R] of rays in a run that plans where they end, None: there is no
+      plan.
+  """
+  planned = weight is not None
   arrays = gradients.RayBatch(
       photo_idx=np.asarray(batch.photo_idx, np.int32),
       pix=np.asarray(batch.pix, np.float32),
@@ -87,8 +97,10 @@ def device_batch(batch: ray_batches.RayBatch, put=jnp.asarray):
       rgb=np.asarray(batch.rgb, np.float32),
       valid=np.asarray(batch.valid, bool),
       distance=np.asarray(batch.distance, np.float32),
+      weight=np.asarray(weight, np.float32) if planned else None,
+      ends_in=np.asarray(batch.ends_in, np.int32) if planned else None,
   )
-  return gradients.RayBatch(*map(put, arrays))
+  return jax.tree.map(put, arrays)
 
 
 def initial_state(

@@ -40,6 +40,23 @@ def by_node(samples, num_nodes: int, *, always: bool = False):
   )
 
 
+def by_ray(samples, ends_in):
+  """Where rays were planned to end, and where their samples lie.
+
+  Args:
+    samples: [R, S] Samples.
+    ends_in: [R] int32 nodes; None: nobody planned.
+
+  Returns:
+    [R, 1 + S] int32, -1: a sample in no node; None without a plan.
+  """
+  if ends_in is None:
+    return None
+  own_id = samples.node_id if samples.own_id is None else samples.own_id
+  own_id = jnp.where(samples.slot >= 0, own_id, -1)
+  return jnp.concatenate([ends_in[:, None], own_id], axis=1)
+
+
 class NodeCounts:
   """Sums of `by_node` over steps."""
 

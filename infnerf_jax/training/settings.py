@@ -212,7 +212,9 @@ def step_options(config) -> options_lib.StepOptions:
       growth_steps=growth.steps_of_schedule(
           config.octree_growth_schedule, length
       ),
-      growth_rehearsal=round(config.growth_rehearsal * length),
+      growth_rehearsal=growth.rehearsal_steps(
+          config.growth_rehearsal, length
+      ),
       refine_poses=config.refine_poses,
       count_by_node=config.logging.samples_by_node,
   )

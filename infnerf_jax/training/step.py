@@ -37,6 +37,9 @@ class StepMetrics(NamedTuple):
     samples_of_node: [2, N] int32, samples of the last round in each node, and
       those of them that train it; None where all nodes are resident and
       nobody asked.
+    nodes_of_rays: [R, 1 + S] int32, the node in which each ray was planned to
+      end, and those in which its samples of the last round lie, -1: in none;
+      None where there is no plan.
   """
 
   loss: jax.Array
@@ -50,6 +53,7 @@ class StepMetrics(NamedTuple):
   samples_by_level: jax.Array
   samples_evaluated: jax.Array
   samples_of_node: jax.Array | None = None
+  nodes_of_rays: jax.Array | None = None
 
 
 def dense_optimizer(
@@ -269,6 +273,9 @@ def compute_gradients(
       always=options.count_by_node,
   )
   metrics['samples_of_node'] = exchange.sum_over_data(shard, of_node)
+  metrics['nodes_of_rays'] = exchange.gather_rays(
+      shard, sample_counts.by_ray(samples, batch.ends_in)
+  )
   mlp = exchange.sum_rows(shard, mlp)
   dense = exchange.sum_over_all(shard, grads['dense'])
   num_rows = nodes['table'].shape[0]

@@ -1,8 +1,9 @@
 """Lines of nodes along a curve, and windows that slide along them.
 
 Each level has a track of its own, as far as the slots go round; levels in which
-more rays end get wider windows. Of several node shards each has such lines of
-its own nodes.
+more samples lie get wider windows. A node stands in line where most of the rays
+end that bring its samples: that need not be its own place. Of several node
+shards each has such lines of its own nodes.
 """
 
 from typing import NamedTuple
@@ -11,11 +12,13 @@ import numpy as np
 
 from infnerf_jax.octree import tree as tree_lib
 
-# Of a track's slots, for the exchange.
-_EXCHANGE = 1 / 9
 # Shifts of the curves, in sides of the root; thirds fall on no cell's face.
 _SHIFTS = np.array([[0, 0, 0], [1, 1, 0], [2, 1, 0], [1, 2, 0]]) / 3
 _CURVE_LEVELS = 20
+# Of a level's line a window is at least that many times the part that the
+# longest line's is: rays that end in levels above bring samples to few nodes,
+# which cost little.
+_LEAST_PART = 2.0
 
 
 class Track(NamedTuple):
@@ -47,23 +50,30 @@ class Track(NamedTuple):
 
 
 def tour(
-    octree: tree_lib.Octree, nodes: np.ndarray, variant: int = 0
+    octree: tree_lib.Octree,
+    nodes: np.ndarray,
+    variant: int = 0,
+    beside: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Nodes along a Morton curve through their centres.
+  """Nodes along a Morton curve through centres.
 
   Args:
     octree: tree.
     nodes: [n] rows.
     variant: of the curve.
+    beside: [N] the node at whose centre each stands, None: itself.
 
   Returns:
     [n] the same, sorted.
   """
-  return nodes[np.argsort(_along(octree, nodes, variant), kind='stable')]
+  place = _along(octree, nodes, variant, beside)
+  return nodes[np.argsort(place, kind='stable')]
 
 
-def _along(octree, nodes, variant):
-  """[n] int64 places of nodes' centres on a curve."""
+def _along(octree, nodes, variant, beside):
+  """[n] int64 places of nodes on a curve."""
+  if beside is not None:
+    nodes = beside[nodes]
   side = 0.5 ** octree.level[nodes].astype(np.float64)[:, None]
   center = (octree.coord[nodes] + 0.5) * side
   place = (center + _SHIFTS[variant % len(_SHIFTS)]) / 2  # room for the shift
@@ -93,43 +103,51 @@ def owners(octree: tree_lib.Octree, num_shards: int) -> np.ndarray:
   return shard
 
 
-def _share_slots(sizes, masses, num_slots) -> list[int] | None:
+def _share_slots(sizes, samples, num_slots) -> list[int] | None:
   """Slots of each track; None: some would have fewer than two.
 
   With windows of n nodes about 1 / sqrt(n) of their rays' samples lie outside:
-  the least in all is lost with n in proportion to mass ** (2 / 3).
+  the least in all is lost with n in proportion to samples ** (2 / 3). But nodes
+  learn by steps, whatever samples each brings: all would be resident as long
+  with equal parts of their lines. Between the two lies the geometric mean.
   """
-  wish = np.maximum(masses, 1e-9) ** (2 / 3)
-  # No track needs more than its nodes; what is left goes to the others.
-  given, free = np.zeros(len(sizes)), np.ones(len(sizes), bool)
-  while free.any():
-    left = num_slots - given.sum()
-    given[free] = left * wish[free] / wish[free].sum()
-    over = free & (given >= sizes)
-    if not over.any():
-      break
-    given[over], free[over] = np.asarray(sizes)[over], False
-    given[free] = 0
-  slots = np.floor(given).astype(int)
-  moving = slots < sizes
-  return slots.tolist() if (slots[moving] >= 2).all() else None
+  sizes = np.asarray(sizes, np.float64)
+  wish = (np.maximum(samples, 1e-9) ** (2 / 3) / sizes) ** 0.5
+  wish /= wish.max()
+  longest = int(np.argmax(sizes))
+
+  def part(scale):
+    """Of each line, if the neediest one had `scale` of its own."""
+    share = np.minimum(scale * wish, 1)
+    least = np.where(sizes < sizes[longest], _LEAST_PART, 1) * share[longest]
+    return np.minimum(np.maximum(share, least), 1)
+
+  low, high = 0.0, 1 / wish.min()
+  for _ in range(60):
+    middle = (low + high) / 2
+    enough = part(middle) @ sizes > num_slots
+    low, high = (low, middle) if enough else (middle, high)
+  slots = np.floor(part(low) * sizes + 1e-6).astype(int)
+  return slots.tolist() if (slots[slots < sizes] >= 2).all() else None
 
 
 def deal_out(
     octree: tree_lib.Octree,
     nodes: np.ndarray,
-    mass: np.ndarray,
+    samples: np.ndarray,
     num_slots: int,
     variant: int,
+    beside: np.ndarray | None = None,
 ) -> tuple[list[np.ndarray], list[tuple[np.ndarray, int]]]:
   """Deals slots out to levels.
 
   Args:
     octree: tree.
     nodes: [n] that share the slots.
-    mass: [N] share of the rays that end in each node.
+    samples: [N] in each node, any unit.
     num_slots: fewer than n.
     variant: of the curve.
+    beside: see `tour`.
 
   Returns:
     (nodes of levels that are wholly resident, [(nodes in line, slots)] of the
@@ -139,7 +157,7 @@ def deal_out(
   groups = [nodes[octree.level[nodes] == level] for level in levels]
   while True:
     slots = _share_slots(
-        [len(g) for g in groups], [mass[g].sum() for g in groups], num_slots
+        [len(g) for g in groups], [samples[g].sum() for g in groups], num_slots
     )
     if slots is not None:
       break
@@ -147,16 +165,18 @@ def deal_out(
       slots = [num_slots]
       break
     groups[-2:] = [np.concatenate(groups[-2:])]
+  line = lambda nodes: tour(octree, nodes, variant, beside)
   parts = list(zip(groups, slots, strict=True))
   whole = [g for g, n in parts if n >= len(g)]
-  moving = [(tour(octree, g, variant), n) for g, n in parts if n < len(g)]
-  return whole, moving
+  return whole, [(line(g), n) for g, n in parts if n < len(g)]
 
 
 def make_tracks(
     octree: tree_lib.Octree,
     moving: list[tuple[np.ndarray, int, int]],
     variant: int,
+    beside: np.ndarray | None,
+    exchange: float,
 ) -> tuple[Track, ...]:
   """Windows that are at the same place of the curve at the same time.
 
@@ -167,25 +187,27 @@ def make_tracks(
     octree: tree.
     moving: (nodes in line, slots, first slot) of each track.
     variant: of the curve.
+    beside: see `tour`.
+    exchange: share of a track's slots.
 
   Returns:
     Tracks with as many stages each.
   """
-  exchange = [max(1, int(_EXCHANGE * slots)) for _, slots, _ in moving]
+  most = [max(1, int(exchange * slots)) for _, slots, _ in moving]
   track = np.repeat(np.arange(len(moving)), [len(n) for n, _, _ in moving])
   nodes = np.concatenate([nodes for nodes, _, _ in moving])
-  order = np.argsort(_along(octree, nodes, variant), kind='stable')
+  order = np.argsort(_along(octree, nodes, variant, beside), kind='stable')
   passed, taken = np.zeros(len(moving), np.int64), [0] * len(moving)
   stages = [passed.copy()]
   for t in track[order].tolist():
-    if taken[t] == exchange[t]:
+    if taken[t] == most[t]:
       passed += taken
       stages.append(passed.copy())
       taken = [0] * len(moving)
     taken[t] += 1
   return tuple(
-      Track(nodes, slots - most, most, first, np.array(at))
-      for (nodes, slots, first), most, at in zip(
-          moving, exchange, np.stack(stages, axis=1), strict=True
+      Track(nodes, slots - come, come, first, np.array(at))
+      for (nodes, slots, first), come, at in zip(
+          moving, most, np.stack(stages, axis=1), strict=True
       )
   )

@@ -63,6 +63,7 @@ def load_tile(
     COLS_PAD: tl.constexpr,
     COLUMN: tl.constexpr = 0,
 ):
+  """A padded tile of a slot's weights, zeros where the matrix is not."""
   at, inside = _tile(
       slot, SIZE, FIRST, SKIP, ROWS, COLS, ROWS_PAD, COLS_PAD, COLUMN
   )
@@ -82,6 +83,7 @@ def store_tile(
     ROWS_PAD: tl.constexpr,
     COLS_PAD: tl.constexpr,
 ):
+  """Stores a padded tile as a block's part of a gradient, see `load_tile`."""
   at, inside = _tile(block, SIZE, FIRST, SKIP, ROWS, COLS, ROWS_PAD, COLS_PAD)
   tl.store(out + at, value, mask=inside)
 

@@ -83,3 +83,20 @@ def test_sightings_follow_the_weights():
   np.testing.assert_allclose(
       count / count.sum(), expected / expected.sum(), atol=1e-3
   )
+
+
+def test_rays_say_in_which_node_they_end():
+  maps = _maps()
+  one, rng = focus.Focus(maps, np.ones(3)), np.random.default_rng(1)
+  photo, level = rng.integers(0, 2, (2, 200))
+  size = _SIZES[photo, level]
+  x, y = (rng.uniform(size=size.shape) * size).astype(np.int64).T
+  found = one.ends_in(_Pyramid(_SIZES), photo, level, x, y)
+  for i in range(200):
+    width, height = size[i]
+    cell = y[i] * _GRID // height * _GRID + x[i] * _GRID // width
+    assert found[i] == maps.cells[photo[i], level[i], cell]
+  row = rng.integers(0, 50, 200)
+  np.testing.assert_array_equal(
+      one.sightings_end_in(row, level), maps.sightings[row, level]
+  )

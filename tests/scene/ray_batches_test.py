@@ -51,7 +51,7 @@ def test_rays_carry_their_pixels(tmp_path, cache_gb, downscale, candidates):
     np.testing.assert_allclose(batch.rgb[i] * 255, rgb[y[i], x[i]], atol=1e-4)
   assert batch.valid.all()
   kinds = [np.int32, np.float32, np.float32, np.int32, np.float32, np.bool_]
-  kinds.append(np.float32)
+  kinds += [np.float32, np.int32]
   assert [field.dtype for field in batch] == kinds
 
 

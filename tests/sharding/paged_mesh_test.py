@@ -244,7 +244,7 @@ def test_the_city_is_sharded_grows_and_is_paged(tmp_path):
   config.checkpoint_every = 12
   trained = loop.train(config, tmp_path)
   report = json.loads((tmp_path / out_of_core.REPORT).read_text())
-  assert report['num_shards'] == 4 and report['phases'][-1]['tracks']
+  assert report['num_shards'] == 4 and report['now']['tracks']
   held = report['num_pinned'] + 4 * (4 - report['num_pinned'])
   assert held < trained.run.plan.built.octree.num_nodes
   lines = loop_test._metrics(tmp_path)

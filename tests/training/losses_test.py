@@ -103,3 +103,27 @@ def test_gradients_reach_parent_and_child():
 
 def test_psnr_of_mse():
   assert losses.psnr_of_mse(jnp.float32(0.01)) == pytest.approx(20, abs=1e-4)
+
+
+def test_weights_of_rays_multiply_their_parts_of_the_sums():
+  rng = np.random.default_rng(3)
+  rgb, target = rng.uniform(size=(2, 6, 3))
+  weight = rng.uniform(0.5, 2.0, 6)
+  valid = np.array([True, True, False, True, True, True])
+  got = losses.photometric_loss(rgb, target, valid, weight)
+  error = ((rgb - target) ** 2).sum(axis=-1)
+  np.testing.assert_allclose(got, (error * weight)[valid].sum() / 15, rtol=1e-5)
+  sdist = np.sort(rng.uniform(size=(6, 5)), axis=-1)
+  weights = rng.uniform(size=(6, 4)) / 4
+  t, width = rng.uniform(1, 3, (6, 4)), np.full(6, 0.3)
+  distance = np.array([2.0, 0.0, 1.5, 0.0, 2.5, 1.0])
+
+  def by_ray(loss, *arrays):
+    return np.array([loss(*(x[i : i + 1] for x in arrays)) for i in range(6)])
+
+  for loss, arrays, count in (
+      (losses.distortion_loss, (sdist, weights), 6),
+      (losses.depth_loss, (t, weights, distance, width), 4),
+  ):
+    expected = (by_ray(loss, *arrays) * weight).sum() / count
+    np.testing.assert_allclose(loss(*arrays, weight), expected, rtol=1e-4)

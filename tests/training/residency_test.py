@@ -7,7 +7,7 @@ from infnerf_jax import errors
 from infnerf_jax.models import node_field
 from infnerf_jax.octree import tree
 from infnerf_jax.scene import focus
-from infnerf_jax.training import capacity, gains, residency
+from infnerf_jax.training import capacity, ray_shares, residency, visits
 
 _SPEC = node_field.field_spec(
     num_grid_scales=2, table_size=64, num_features=2, base_resolution=4,
@@ -110,7 +110,7 @@ def test_all_that_fits_is_resident_in_the_trees_order():
 
 def test_priors_look_at_pinned_nodes_no_more_than_before():
   plan, _ = _plan()
-  stage, pinned = plan.stage_at(500), plan.phases[0].pinned
+  stage, pinned = plan.stage_at(500), plan.laid(0).pinned
   among = np.arange(85)
   rows = residency.prior_rows(plan.octree, stage, pinned, among)
   assert len(rows) == 85 and (stage.slot_of_node[rows] >= 0).all()
@@ -141,15 +141,112 @@ def test_too_small_a_cap_names_the_least():
     capacity.of_run(_SPEC, 85, num_slots=2)
 
 
-def test_nodes_that_get_too_little_get_more_rays():
-  # Half of node 1's samples come with rays of node 2, and are lost.
-  pairs = focus.NodePairs(
-      np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), np.full(4, 0.25)
+def _spread_samples(octree, seed=0):
+  """Pairs: half of a ray's samples lie where it ends, half in two others."""
+  rng = np.random.default_rng(seed)
+  num = octree.num_nodes
+  mass = rng.uniform(0.2, 1.0, num)
+  mass /= mass.sum()
+  near = lambda n: np.clip(n + rng.integers(-1, 2, num), 0, num - 1)
+  own = np.arange(num)
+  # Some nodes have no rays of their own.
+  mass[70:74] = 0
+  planned = np.tile(own, 3)
+  actual = np.concatenate([own, near(own), np.maximum(octree.parent, 0)])
+  actual[67] = 71
+  share = np.repeat([0.5, 0.3, 0.2], num) * np.tile(mass, 3)
+  pairs = focus.NodePairs(planned, actual, 64 * share / mass.sum())
+  return mass / mass.sum(), pairs
+
+
+def _shares(plan, pairs, mass, num_steps):
+  """[N] samples that train nodes, of all that lie there; None: none lie."""
+  got = np.zeros(len(mass))
+  for stage in _stages(plan, num_steps):
+    drawn = mass * stage.weight
+    rate = drawn / drawn.sum() / np.maximum(mass, 1e-12)
+    held = stage.slot_of_node[pairs.actual] >= 0
+    samples = pairs.share * rate[pairs.planned] * held
+    steps = min(stage.last, num_steps) - stage.first
+    got += steps * np.bincount(pairs.actual, samples, len(mass))
+  wanted = num_steps * np.bincount(pairs.actual, pairs.share, len(mass))
+  return got[wanted > 0] / wanted[wanted > 0]
+
+
+def test_every_node_gets_its_part_of_the_samples():
+  octree = _octree()
+  mass, pairs = _spread_samples(octree)
+  held = capacity.of_slots(40, _SPEC)
+  plan = residency.Plan(
+      octree, held, mass, num_steps=3000, pairs=pairs, num_rays=16
   )
-  rays = np.array([[0.5, 1.0, 0.0], [0.5, 0.0, 1.0]])
-  share = gains.together(pairs, rays, rays > 0)
-  np.testing.assert_allclose(share, [1, 1, 0, 1])
-  mass = np.array([0.25, 0.25, 0.5])
-  gain = gains.balance(pairs, share, mass)
-  assert gain[1] > 1 > gain[0] and 0.5 <= gain.min()
-  np.testing.assert_allclose((gain * mass).sum(), 1)
+  assert min(_shares(plan, pairs, mass, 3000)) > 0.8
+
+
+def test_rounds_make_up_for_what_was_foretold_wrongly():
+  octree = _octree()
+  mass, pairs = _spread_samples(octree)
+  _, other = _spread_samples(octree, seed=1)
+  held = capacity.of_slots(40, _SPEC)
+  blind = residency.Plan(
+      octree, held, mass, num_steps=3000, pairs=other, num_rays=16
+  )
+  got, shown = np.zeros(85), {0: None}
+
+  def seen(number):
+    if number not in shown:
+      first = learning.phases[number].first
+      share = _shares(learning, pairs, mass, first)
+      wanted = first * np.bincount(pairs.actual, pairs.share, 85)
+      got[wanted > 0] = share * wanted[wanted > 0]
+      shown[number] = ray_shares.Seen(
+          first, got.copy(), 16 * first * mass, pairs.planned, pairs.actual,
+          first * pairs.share,
+      )  # fmt: skip
+    return shown[number]
+
+  learning = residency.Plan(
+      octree, held, mass, num_steps=3000, pairs=other, num_rays=16, seen=seen
+  )
+  found = min(_shares(learning, pairs, mass, 3000))
+  assert found > 0.8 and found > min(_shares(blind, pairs, mass, 3000)) + 0.1
+
+
+def test_losses_weigh_what_is_drawn_more_often_less():
+  octree = _octree()
+  mass, pairs = _spread_samples(octree)
+  held = capacity.of_slots(40, _SPEC)
+  plan = residency.Plan(
+      octree, held, mass, num_steps=3000, pairs=pairs, num_rays=16
+  )
+  for number, phase in enumerate(plan.phases):
+    drawn = np.zeros(85)
+    for stage in _stages(plan, 3000):
+      if stage.index[0] == number:
+        rays = mass * stage.weight
+        rays *= stage.loss_weight * (stage.last - stage.first) / rays.sum()
+        drawn += rays
+    steps = phase.last - phase.first
+    if number + 1 < len(plan.phases):
+      np.testing.assert_allclose(drawn, steps * mass, rtol=1e-6)
+
+
+def test_visits_are_the_stages_in_which_nodes_are_resident():
+  plan, _ = _plan()
+  phase = plan.laid(0)
+  found = visits.of_round(phase.tracks, phase.pinned, 85)
+  resident = np.zeros((phase.num_stages, 85), bool)
+  resident[found.stage, found.node] = True
+  for index in range(phase.num_stages):
+    stage = plan._stage(0, index)
+    np.testing.assert_array_equal(resident[index], stage.slot_of_node >= 0)
+  rng = np.random.default_rng(0)
+  planned, actual = rng.integers(0, 85, (2, 200))
+  pairs = focus.NodePairs(planned, actual, np.ones(200))
+  both = visits.overlaps(found, pairs)
+  together = np.bincount(both.pair, both.end - both.begin, 200)
+  expected = (resident[:, planned] & resident[:, actual]).sum(axis=0)
+  np.testing.assert_array_equal(together, expected)
+  for pair, begin, end in zip(*both, strict=True):
+    assert (found.node[begin:end] == planned[pair]).all()
+    assert resident[found.stage[begin:end], actual[pair]].all()

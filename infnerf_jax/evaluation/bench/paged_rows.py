@@ -119,18 +119,26 @@ def measure(config, folder) -> dict[str, Any]:
   turns = {'paged': [], 'resident': []}
   for turn in range(1, _TURNS + 1):
     steps = config.num_steps * turn // _TURNS
-    score = turn == _TURNS
     for name, one, bound in (
         ('paged', config, limit), ('resident', resident, None),
     ):  # fmt: skip
       one = _changed(one, num_steps=steps, checkpoint_every=steps)
-      done = _run(one, folder / name, score=score, limit=bound)
+      done = _run(one, folder / name, limit=bound)
       if 'failed' in done:
         return {**result, name: done}
       turns[name].append(done)
+  scores = {
+      # Rendering has a cap of its own: what is limited here is training.
+      'paged': _run(config, folder / 'paged', score=True),
+      'resident': _run(resident, folder / 'resident', score=True),
+  }
   for name, parts in turns.items():
+    if 'failed' in scores[name]:
+      return {**result, name: scores[name]}
     result[name] = {
         **parts[-1],
+        'psnr': scores[name]['psnr'],
+        'by_pyramid_level': scores[name]['by_pyramid_level'],
         'peak': max(p['peak'] for p in parts),
         'anonymous': max(p['anonymous'] for p in parts),
         'group_peak': max(p.get('group_peak', 0) for p in parts),
@@ -232,6 +240,16 @@ def rows_of(result: dict[str, Any], cap_bytes: float) -> list[harness.Row]:
               'percentiles_1_5_50_95': np.percentile(
                   shares, (1, 5, 50, 95)
               ).tolist(),
+              'of_all_that_lie_there': {
+                  name: report[name]
+                  for name in (
+                      'samples_share',
+                      'sample_share_min',
+                      'sample_share_percentiles_1_5_50',
+                      'nodes_below_80_percent',
+                      'nodes_counted',
+                  )
+              },
               'report': report,
           },
       ),
