@@ -2,8 +2,8 @@
 
   python -m experiments.train --config=configs/quickstart.py --workdir=DIR
 
-About 5 minutes on two cores with AVX-512, 34.5 dB on unseen photos at level 0 and
-more at the coarser ones (results/quickstart.json).
+About 5 minutes on two cores with AVX-512, 34.5 dB on unseen photos at level 0
+and more at the coarser ones (results/quickstart.json).
 `:quicktest` is a run of seconds for tests, `:demo` one of a minute.
 """
 

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import rasterio
 
+from infnerf_jax import heap
 from infnerf_jax.accuracy import exact_pixels
 from infnerf_jax.geometry import map_frame
 from infnerf_jax.products import map_pixels, orthophoto
@@ -99,6 +100,7 @@ def _render_some(plan, num: int) -> dict[str, Any]:
 
 def main(job: dict[str, Any]) -> None:
   """Makes the map and prints the report."""
+  heap.use_one_arena()  # as commands do
   plan, cache = _plan(job)
   # What is there before the first large array: libraries and their code.
   first = next(plan.canvas.tiles())._replace(width=8, height=8)
