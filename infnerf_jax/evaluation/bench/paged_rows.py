@@ -8,6 +8,7 @@ which together is less than the model.
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def _run(config, workdir, *, limit=None, score=False) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, '-m', 'infnerf_jax.evaluation.bench.paged_worker'],
         input=json.dumps(task), capture_output=True, text=True, check=False,
+        # One heap from the start, as commands have (`infnerf_jax.heap`).
+        env={**os.environ, 'MALLOC_ARENA_MAX': '1'},
         cwd=pathlib.Path(__file__).resolve().parents[3],
     )  # fmt: skip
   by = 'cgroup' if group is not None else 'RLIMIT_DATA' if limit else None

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 
-from infnerf_jax import heap
 from infnerf_jax.evaluation import train_and_evaluate
 from infnerf_jax.evaluation.bench import memory_group
 from infnerf_jax.storage import checkpoint, row_store
@@ -141,7 +140,6 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 def main():
   """Runs the task on standard input."""
-  heap.use_one_arena()  # as commands do
   result = run(json.load(sys.stdin))
   print(json.dumps(result), flush=True)
 
